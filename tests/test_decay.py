@@ -1,0 +1,59 @@
+"""Gates multiplied up for many chunks at once, against the definition of the coefficients."""
+
+import pytest
+import torch
+
+from titans_mini.decay import fill_rows, fill_rows_backward, multiply_gates
+from titans_mini.gates import coefficients, one_step_earlier
+
+
+def gates(c, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    alpha, eta, theta = torch.rand(3, 2, 3, 2, c, dtype=torch.float64, generator=g)
+    alpha[..., 0], eta[..., -1], alpha[0, 0, 0], eta[1, 0, 0] = 1, 0, 0, 1  # exact ends of the range too
+    alpha[1, 1] *= 1e-4
+    return [x.to(dtype) for x in (alpha, eta, theta)]
+
+
+@pytest.mark.parametrize("c", [1, 2, 7, 16])
+@pytest.mark.parametrize("read", ["after", "before"])
+def test_equal_to_the_definition(c, read):
+    alpha, eta, theta = gates(c)
+    (found, _, _), write = multiply_gates(alpha, eta, theta, read, True), coefficients(alpha, eta)
+    before = one_step_earlier(write)
+    rows = write if read == "after" else before
+    expected = [theta[..., None], rows.b[..., None], rows.f[..., None], rows.G]
+    expected += [x[..., -1:, None] for x in (write.b, write.f, write.m)]
+    expected += [x[..., -1, :, None] for x in (write.G, write.n)]
+    expected += [before.b[..., None], before.f[..., None], before.G]
+    for name, x, y in zip(found._fields, found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_gradients_by_hand():
+    alpha, eta, _ = (x.requires_grad_() for x in gates(6))
+    c = coefficients(alpha, eta)
+    g = torch.Generator().manual_seed(1)
+    wanted = [torch.randn(x.shape, dtype=x.dtype, generator=g) for x in c]
+    expected = torch.autograd.grad(tuple(c), (alpha, eta), wanted)
+    with torch.no_grad():
+        n, G = fill_rows(alpha, eta)
+        dn, dG = torch.zeros_like(n), torch.zeros_like(G)
+        dG[..., 1:, -1], dn[..., 1:, 0], dG[..., 1:, 0], dG[..., 1:, 1:-1], dn[..., 1:, 1:-1] = wanted
+        found = fill_rows_backward(alpha, eta, n, G, dn, dG)
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("c", [64, 1024])
+def test_float32(c):
+    for seed in range(2):
+        alpha, eta, theta = gates(c, torch.float32, seed)
+        slow = torch.full_like(alpha, 1.7e-4)  # a half-life of 4,096 tokens, the same for every token
+        for a, e in ((alpha, eta), (slow, eta), (slow, torch.full_like(eta, 0.999)), (0 * slow, 0 * eta + 1)):
+            found, _, _ = multiply_gates(a, e, theta, "after", False)
+            exact, _, _ = multiply_gates(a.double(), e.double(), theta.double(), "after", False)
+            for name, x, y in zip(found._fields[:9], found, exact, strict=False):
+                assert x.isfinite().all()
+                error = (x.double() - y).norm() / y.norm().clamp(min=1e-30)
+                assert error <= 2e-6, (name, error.item())

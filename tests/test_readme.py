@@ -1,0 +1,45 @@
+"""The README tells the truth: its code runs, its links lead somewhere, and what it calls planned is not there yet."""
+
+import re
+
+import pytest
+
+from tools import hygiene, notebooks
+
+README = (notebooks.ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_the_code_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in BLOCKS:
+        exec(compile(block, "README.md", "exec"), names)
+    assert len(BLOCKS) == 3 and (tmp_path / "second.npz").exists()
+
+
+def test_the_library_fits_in_twenty_lines():
+    assert sum(bool(line.strip()) for line in BLOCKS[-1].splitlines()) <= 20
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_into_the_repository_lead_somewhere(name):
+    text = (notebooks.ROOT / name).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    missing = [link for link in links if not (notebooks.ROOT / link).exists()]
+    assert not missing, missing
+
+
+def test_the_course_table_agrees_with_the_folder():
+    rows = dict(re.findall(r"^\| (\d\d) \| ([^|]+) \|", README, re.M))
+    assert sorted(rows) == [f"{number:02d}" for number in range(14)]
+    there = {path.name[:2]: path.name for path in notebooks.find()}
+    for number, row in rows.items():
+        assert ("planned" in row) == (number not in there), row
+        assert number not in there or f"(notebooks/{there[number]})" in row
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_no_banned_words(name):
+    text = (notebooks.ROOT / name).read_text(encoding="utf-8")
+    assert not hygiene.BANNED_WORDS.findall(hygiene.prose(text))

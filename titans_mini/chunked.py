@@ -1,0 +1,230 @@
+"""The same memory as matrix products: a chunk at a time, no weight matrix per token.
+
+Inside a chunk every gradient is taken at one anchor, so it is a rank-one matrix a_jᵀ δ_j known in advance. A query
+then meets all writes before it as masked linear attention: (h·a_j) weighs δ_j, layer by layer. The rank-one matrices
+are summed once, at the end of the chunk. `chunk` holds one chunk, `chunk_backward` its derivative; here they are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from titans_mini.chunk import Chunk, Matrices, Record, end_chunk, online_inverse, run_chunk
+from titans_mini.chunk_backward import Grads, backward_chunk
+from titans_mini.decay import fill_rows_backward, multiply_gates, slice_gates
+from titans_mini.network import MemoryNet
+from titans_mini.state import MemoryState
+
+SPAN = 4096  # tokens whose gates are multiplied up at once: enough to be fast, few enough to stay small
+
+
+def chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    state: MemoryState,
+    net: MemoryNet,
+    chunk_size: int,
+    anchor: str,
+    read: str,
+    group_size: int | None = None,
+) -> tuple[Tensor, MemoryState]:
+    """Run the memory chunk by chunk; equal by algebra to `recurrence`, with the same arguments and results.
+
+    Args:
+        q: (B, H, T, D) queries.
+        k: (B, H, T, D) keys.
+        v: (B, H, T, D) values.
+        alpha: (B, H, T, 1 or L) forget gates.
+        eta: (B, H, T, 1 or L) momentum gates.
+        theta: (B, H, T, 1 or L) step sizes.
+        state: where to go on from, also in the middle of a chunk.
+        net: the memory's network.
+        chunk_size: C.
+        anchor: "chunk", or "token" for the exact online rule of a matrix memory (any C gives the same result).
+        read: "after" or "before" the write.
+        group_size: chunks between two states that the backward pass keeps. 1 keeps what it needs of every chunk and
+            recomputes little; g keeps a state every g chunks and runs each group again. Default: about 64 tokens.
+
+    Returns:
+        y (B, H, T, D) and the state after the last token.
+
+    Built in: notebooks/06 · Paper: eq. 16–18
+    """
+    online = anchor == "token"
+    position = 0 if online else state.position
+    group = group_size or max(1, 64 // chunk_size)
+    B, H, T, _ = v.shape
+    flat = [x.flatten(0, 1) for x in (q, k, v)]  # (N, T, D): batch and heads are one axis inside
+    gates = torch.broadcast_tensors(alpha, eta, theta)  # one of them per layer makes all of them so
+    flat += [x.flatten(0, 1).movedim(-1, 0) for x in gates]  # (1 or L, N, T)
+    M, S, at = ([w.flatten(0, 1) for w in x] for x in (state.weights, state.momentum, state.anchor))
+    y = []
+    for size, count, part in _split(flat, T, chunk_size, position):
+        at = at if position else M
+        y_part, M, S = _run(_Run(net, online, read, min(group, count), position > 0), part, M, S, at)
+        y.append(y_part.flatten(1, 2))
+        position = 0 if online else (position + size * count) % chunk_size
+    at = at if position else M
+    out = torch.cat(y, 1) if y else torch.zeros_like(flat[2])
+    M, S, at = (tuple(w.unflatten(0, (B, H)) for w in x) for x in (M, S, at))
+    return out.unflatten(0, (B, H)), MemoryState(weights=M, momentum=S, anchor=at, position=position)
+
+
+def _split(flat: list[Tensor], T: int, C: int, position: int) -> list[tuple[int, int, list[Tensor]]]:
+    """Cut the sequence into the rest of a begun chunk, whole chunks, and a tail: (size, count, tensors).
+
+    One `split`: slicing inside a loop would make the backward pass quadratic in T, because the gradient of every
+    slice is a tensor of length T.
+    """
+    first = min(T, C - position) if position else 0
+    parts = [(first, 1), (C, (T - first) // C), ((T - first) % C, 1)]
+    parts = [(size, count) for size, count in parts if size * count]
+    cuts = [x.split([size * count for size, count in parts], 1) for x in flat[:3]]
+    cuts += [x.split([size * count for size, count in parts], 2) for x in flat[3:]]
+    out = []
+    for (size, count), part in zip(parts, zip(*cuts, strict=True), strict=True):
+        shaped = [x.unflatten(1, (count, size)) for x in part[:3]] + [x.unflatten(2, (count, size)) for x in part[3:]]
+        out.append((size, count, shaped))
+    return out
+
+
+@dataclass(frozen=True)
+class _Run:
+    """How a run of equal chunks is done."""
+
+    net: MemoryNet
+    online: bool  # the exact online rule instead of anchored gradients
+    read: str  # "after" or "before"
+    group: int  # chunks between two kept states
+    separate_anchor: bool  # the first chunk goes on from the middle: its anchor is not its start
+
+
+class _Kept(NamedTuple):
+    """What the backward pass keeps of a group: the state at its start and, of a group of one chunk, its products."""
+
+    M: Matrices
+    S: Matrices
+    at: Matrices
+    known: tuple[list[Tensor], list[Tensor]] | None
+
+
+class _Span(NamedTuple):
+    """Some thousand tokens of the sequence, their gates multiplied up together."""
+
+    start: int  # its first chunk
+    gates: list[Tensor]  # alpha, eta, theta: (1 or L, N, chunks, c)
+    n: Tensor
+    G: Tensor
+    chunks: list[Chunk]
+
+
+def _spans(run: _Run, tensors: list[Tensor], backwards: bool = False) -> Iterator[_Span]:
+    """Go through the sequence span by span."""
+    q, k, v, *gates = tensors
+    count, size = q.shape[1:3]
+    span = max(1, SPAN // size // run.group) * run.group
+    starts = range(0, count, span)
+    for start in reversed(starts) if backwards else starts:
+        here = slice(start, min(start + span, count))
+        raw = [x[:, :, here] for x in gates]
+        g, n, G = multiply_gates(*raw, run.read, run.online)
+        inverse: list[Tensor | None] = [None] * (here.stop - start)
+        if run.online:
+            inverse = list(online_inverse(k[:, here], g.theta[0], g.G_before[0]).unbind(1))
+        qkv = (x[:, here].unbind(1) for x in (q, k, v))
+        rows = zip(*qkv, g.chunks(), inverse, strict=True)
+        yield _Span(start, raw, n, G, [Chunk(*row) for row in rows])
+
+
+def _forward(
+    run: _Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices, kept: list[_Kept] | None = None
+) -> tuple[Tensor, Matrices, Matrices]:
+    """Run equal chunks one after the other; fill `kept` when a backward pass will follow."""
+    y = []
+    for span in _spans(run, tensors):
+        for c in span.chunks:
+            at = M if y else at
+            y_c, r = run_chunk(run.net, c, M, S, at)
+            if kept is not None and len(y) % run.group == 0:
+                kept.append(_Kept(M, S, at, (r.steps.z, r.z) if run.group == 1 else None))
+            y.append(y_c)
+            M, S = end_chunk(c, r.steps, M, S)
+    return torch.stack(y, 1), M, S
+
+
+def _run(run: _Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices) -> tuple[Tensor, Matrices, Matrices]:
+    """Run equal chunks, by way of `_Chunks` when gradients are wanted."""
+    everything = [*tensors, *M, *S, *at, *run.net.parameters()]
+    if not (torch.is_grad_enabled() and any(x.requires_grad for x in everything)):
+        return _forward(run, tensors, M, S, at)
+    y, *ends = _Chunks.apply(run, *everything)
+    return y, ends[: run.net.depth], ends[run.net.depth :]
+
+
+class _Chunks(torch.autograd.Function):
+    """A run of equal chunks with the backward pass of `chunk_backward`.
+
+    Gradients of gradients are refused: the backward pass works in place and keeps no graph.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, run: _Run, *everything: Tensor) -> tuple[Tensor, ...]:
+        L = run.net.depth
+        tensors, M, S, at = list(everything[:6]), *(list(everything[6 + i * L : 6 + (i + 1) * L]) for i in range(3))
+        ctx.run, ctx.kept = run, []
+        y, M, S = _forward(run, tensors, M, S, at, ctx.kept)
+        ctx.save_for_backward(*everything)
+        return y, *M, *S
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
+        L, everything = ctx.run.net.depth, ctx.saved_tensors
+        run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[6 + 3 * L :]))
+        with torch.autocast(dy.device.type, enabled=False):
+            return None, *_backward(run, list(everything[:6]), ctx.kept, dy, list(ends[:L]), list(ends[L:]))
+
+
+def _backward(
+    run: _Run, tensors: list[Tensor], kept: list[_Kept], dy: Tensor, dM: Matrices, dS: Matrices
+) -> list[Tensor]:
+    """Go back through a run of chunks: gradients at its tensors, M, S, the first anchor and the slow weights."""
+    d_at = [torch.zeros_like(x) for x in dM]
+    slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
+    out = Grads([], dM, dS, d_at, *(slow or (None, None)))
+    d_qkv, d_gates = [], []
+    for span in _spans(run, tensors, backwards=True):
+        d_theta, dn, dG = (torch.zeros_like(x) for x in (span.gates[2], span.n, span.G))
+        of_chunks = slice_gates(d_theta, dn, dG, run.read, run.online).chunks()
+        for i, c, r in _records(run, span, kept):
+            out.gates = of_chunks[i]
+            out.at = d_at if run.separate_anchor else out.M  # a run that begins inside a chunk is that one chunk
+            d_qkv.append(backward_chunk(run.net, c, r, dy[:, span.start + i], out))
+        d_gates.append((*fill_rows_backward(*span.gates[:2], span.n, span.G, dn, dG), d_theta))
+    d_qkv = [torch.stack(x[::-1], 1) for x in zip(*d_qkv, strict=True)]
+    d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
+    return [*d_qkv, *d_gates, *out.M, *out.S, *d_at, *slow]
+
+
+def _records(run: _Run, span: _Span, kept: list[_Kept]) -> Iterator[tuple[int, Chunk, Record]]:
+    """Recall the forward pass of a span's chunks, the last chunk first, group by group."""
+    for first in reversed(range(0, len(span.chunks), run.group)):
+        M, S, at, known = kept[(span.start + first) // run.group]
+        records = []
+        for c in span.chunks[first : first + run.group]:
+            _, r = run_chunk(run.net, c, M, S, at, known)
+            records.append((first + len(records), c, r))
+            if len(records) < run.group:
+                M, S = end_chunk(c, r.steps, M, S)
+                at = M
+        yield from reversed(records)

@@ -1,0 +1,9 @@
+"""Exercise cards: checks that say what went wrong, hints, and the reference solutions.
+
+>>> from titans_mini.exercises import check, hint, solution
+>>> check("01.1", my_function)  # doctest: +SKIP
+"""
+
+from titans_mini.exercises.card import Exercise, Result, check, get, hint, names, register, results, solution, source
+
+__all__ = ["Exercise", "Result", "check", "get", "hint", "names", "register", "results", "solution", "source"]

@@ -1,0 +1,222 @@
+"""Exercises of notebook 00."""
+
+import torch
+
+from titans_mini.exercises import Exercise
+
+
+def prediction_error(M, k, v):
+    """Surprise of a memory that is a matrix: M (D, D), k (D,), v (D,) -> one number, ‖kM − v‖²."""
+    return ((k @ M - v) ** 2).sum()
+
+
+def write_once(M, k, v, theta):
+    """One write, down the gradient of ‖kM − v‖²: M (D, D), k (D,), v (D,) -> (D, D)."""
+    return M + theta * 2 * torch.outer(k, v - k @ M)
+
+
+def surprise_of_stream(keys, values, theta):
+    """Surprise at each token, asked before its write, from M₀ = 0: keys (T, D), values (T, E) -> (T,)."""
+    M = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)
+    surprise = []
+    for k, v in zip(keys, values, strict=True):
+        error = v - k @ M
+        surprise.append((error**2).sum())
+        M = M + theta * 2 * torch.outer(k, error)
+    return torch.stack(surprise)
+
+
+def moved(before, after):
+    """Names of the tensors that changed in at least one number: two dicts, name -> tensor -> a set of names."""
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def _associations(seed, thetas):
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)  # noqa: E731
+    return [(draw(d, d), draw(d), draw(d), *theta) for d, theta in zip((3, 5, 4), thetas, strict=True)]
+
+
+def _errors(seed):
+    return _associations(seed, [(), (), ()])
+
+
+def _writes(seed):
+    return _associations(seed, [(0.1,), (0.25,), (0.05,)])
+
+
+def _streams(seed):
+    g = torch.Generator().manual_seed(seed)
+    cases = []
+    for T, D, E, theta in ((4, 3, 3, 0.25), (6, 3, 5, 0.1)):
+        keys = torch.nn.functional.normalize(torch.randn(T, D, generator=g, dtype=torch.float64), dim=-1)
+        cases.append((keys, torch.randn(T, E, generator=g, dtype=torch.float64), theta))
+    return cases
+
+
+def _snapshots(seed):
+    g = torch.Generator().manual_seed(seed)
+    names = ("to_qkv.weight", "to_gates.bias", "initial_weights.0", "memory.weights.0", "memory.momentum.0", "conv")
+    cases = []
+    for moving in (names[3:], names[4:5], ()):
+        before = {name: torch.randn(3, 4, generator=g) for name in names}
+        after = {name: x.clone() for name, x in before.items()}
+        for name in moving:
+            after[name][1, 2] += 0.5  # one number is enough
+        if "conv" in moving:
+            after["conv"] = before["conv"].flip(0)  # the same numbers, in other places
+        cases.append((before, after))
+    return cases
+
+
+def _stream_mutant(after=False, writes=True, late=0):
+    def surprise(keys, values, theta):
+        M = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)
+        found, queue = [], [torch.zeros_like(M)] * late
+        for k, v in zip(keys, values, strict=True):
+            queue.append(M)
+            M_next = M + writes * theta * 2 * torch.outer(k, v - k @ M)
+            asked = M_next if after else queue[-1 - late]
+            found.append(((k @ asked - v) ** 2).sum())
+            M = M_next
+        return torch.stack(found)
+
+    return surprise
+
+
+EXERCISES = (
+    Exercise(
+        name="00.1",
+        title="One prediction error",
+        solution=prediction_error,
+        cases=_errors,
+        mutants={
+            "no square": (
+                lambda M, k, v: (k @ M - v).norm(),
+                "This is the distance ‖kM − v‖. The paper squares it (eq. 12), and so no root is left.",
+            ),
+            "mean": (
+                lambda M, k, v: ((k @ M - v) ** 2).mean(),
+                "You take the mean over the components. The paper's ℓ is their sum; the mean makes θ D times weaker.",
+            ),
+            "half": (
+                lambda M, k, v: ((k @ M - v) ** 2).sum() / 2,
+                "A factor ½ too much: equation (12) has none. (It turns up in the paper's appendix, for other rules.)",
+            ),
+            "wrong side": (
+                lambda M, k, v: ((M @ k - v) ** 2).sum(),
+                "M stands on the wrong side. Vectors are rows in the paper: the memory's answer is k @ M, not M @ k.",
+            ),
+            "absolute": (
+                lambda M, k, v: (k @ M - v).abs().sum(),
+                "You sum absolute values. Square each difference instead, then sum.",
+            ),
+            "signed": (
+                lambda M, k, v: (k @ M - v).sum(),
+                "Errors of opposite sign cancel here. Square each difference before you sum.",
+            ),
+        },
+        hints=("What does the memory answer? `k @ M`, a vector.", "Subtract v, square, sum: `((…) ** 2).sum()`."),
+        why="A sum over components, no ½, no root: ℓ(M; k, v) = ‖M(k) − v‖², equation (12).",
+    ),
+    Exercise(
+        name="00.2",
+        title="One write",
+        solution=write_once,
+        cases=_writes,
+        mutants={
+            "sign": (
+                lambda M, k, v, theta: M - theta * 2 * torch.outer(k, v - k @ M),
+                "The sign: this step goes up. With the error as v − kM it is added; with kM − v it is subtracted.",
+            ),
+            "factor 2": (
+                lambda M, k, v, theta: M + theta * torch.outer(k, v - k @ M),
+                "A factor 2 is missing: it comes down from the square, ∇ℓ = 2 kᵀ(kM − v).",
+            ),
+            "swapped": (
+                lambda M, k, v, theta: M + theta * 2 * torch.outer(v - k @ M, k),
+                "The outer product is transposed. Rows of M belong to the key: torch.outer(k, error).",
+            ),
+            "no prediction": (
+                lambda M, k, v, theta: M + theta * 2 * torch.outer(k, v),
+                "You write all of v, also what the memory knew already. Write the error v − kM only.",
+            ),
+            "no memory": (
+                lambda M, k, v, theta: theta * 2 * torch.outer(k, v - k @ M),
+                "That is the change alone. The write adds it to M.",
+            ),
+        },
+        hints=(
+            "Write the error first: `error = v - k @ M`.",
+            "∇ℓ = 2 kᵀ(kM − v) is an outer product: row i of it is k[i] times a vector.",
+            "`M + theta * 2 * torch.outer(k, error)`",
+        ),
+        why="The error times its key, added to M: equation (8) for a memory that is a matrix.",
+    ),
+    Exercise(
+        name="00.3",
+        title="The surprise of a stream",
+        solution=surprise_of_stream,
+        cases=_streams,
+        mutants={
+            "asked after": (
+                _stream_mutant(after=True),
+                "You ask after the write. By then the memory has seen the answer: that is no surprise, that is a leak.",
+            ),
+            "never writes": (
+                _stream_mutant(writes=False),
+                "Your memory never changes: every token meets M₀ = 0. Write M after each token.",
+            ),
+            "one late": (
+                _stream_mutant(late=1),
+                "Token t meets M_{t−2}: your memory is one token late. Put the write at the end of the loop's body.",
+            ),
+            "total": (
+                lambda keys, values, theta: surprise_of_stream(keys, values, theta).cumsum(0),
+                "Your numbers pile up: entry t is the sum over all tokens so far. Keep one number a token.",
+            ),
+            "factor 2": (
+                lambda keys, values, theta: surprise_of_stream(keys, values, theta / 2),
+                "Your writes are half as large as they should be: the factor 2 of ∇ℓ = 2 kᵀ(kM − v) is missing.",
+            ),
+        },
+        hints=(
+            "Start with `M = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)` and a list.",
+            "In the loop, three lines in this order: the error, its square into the list, the write.",
+            "`torch.stack(list)` turns T numbers into a tensor (T,).",
+        ),
+        why="Predict, be surprised, write, in this order: token t is judged by M_{t−1}, which has not seen it.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        name="00.4",
+        title="What moved?",
+        solution=moved,
+        cases=_snapshots,
+        mutants={
+            "stayed": (
+                lambda before, after: {name for name in before if torch.equal(before[name], after[name])},
+                "These are the names that stayed. Turn the condition round.",
+            ),
+            "every number": (
+                lambda before, after: {name for name in before if (before[name] != after[name]).all()},
+                "You ask that every number differs. A tensor has moved when one does: any, not all.",
+            ),
+            "sum": (
+                lambda before, after: {
+                    name for name in before if not torch.isclose(before[name].sum(), after[name].sum(), atol=1e-4)
+                },
+                "You compare sums. Numbers that change places keep their sum; compare the tensors themselves.",
+            ),
+            "memory only": (
+                lambda before, after: {name for name in before if name.startswith("memory.")},
+                "You go by the names. Compare the numbers: what is called memory may rest, and other things may move.",
+            ),
+        },
+        hints=(
+            "`torch.equal(a, b)` is True when all numbers agree.",
+            "A set comprehension: `{name for name in before if …}`.",
+        ),
+        why="At test time this set holds states only: no parameter is ever in it.",
+    ),
+)

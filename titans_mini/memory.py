@@ -1,0 +1,270 @@
+"""NeuralMemory: the memory as a layer, with everything that is trained from outside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_mini.functional import _check_options, neural_memory
+from titans_mini.gates import half_life_bias, log_spaced_half_lives
+from titans_mini.network import MemoryNet
+from titans_mini.state import MemoryState, State
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralMemoryState(State):
+    """What a `NeuralMemory` carries from call to call.
+
+    Attributes:
+        memory: the memory's own state.
+        conv: (B, 3·H·D, conv_size − 1), the last inputs of the causal convolution.
+
+    Built in: notebooks/05 · Paper: section 4.4
+    """
+
+    memory: MemoryState
+    conv: Tensor
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> NeuralMemoryState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: names of the memory's state after `memory.`, and `conv`.
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        if "conv" not in flat:
+            raise ValueError(f"NeuralMemoryState: got names {sorted(flat)}, expected 'conv' and 'memory.…'")
+        inner = {key.removeprefix("memory."): x for key, x in flat.items() if key != "conv"}
+        return cls(memory=MemoryState.from_dict(inner), conv=flat["conv"])
+
+
+class NeuralMemory(nn.Module):
+    """A layer that learns to memorize at test time: (B, T, dim) → (B, T, dim), called like `nn.GRU`.
+
+    x → q, k, v: linear, causal depthwise convolution, SiLU, ℓ2-norm of q and k. x → α, η, θ: linear and sigmoid, one
+    per token, head and layer. Then the memory, a norm per head, a gate and the output projection.
+
+    The forget gates start at half-lives spread over the heads on a log scale: one rate for all either forgets within
+    a paragraph or learns slowly. θ is capped, because all gradients of a chunk are taken at its start: C equal keys
+    move the memory C times. The default cap 1/C and start (1−η)/(2C) keep the sum of a chunk's steps along one key
+    within what the square loss allows (notebook 03).
+
+    Args:
+        dim: size of inputs and outputs.
+        heads: H, memories per layer.
+        head_dim: D of each memory; default dim / heads.
+        depth: layers of the memory's network (1 = a matrix).
+        expansion: width of its hidden layers in units of D.
+        activation: its σ.
+        residual: whether it adds its input.
+        norm: whether it normalises its output.
+        chunk_size: C.
+        anchor: "chunk" or "token", see `neural_memory`.
+        read: "after" or "before", see `neural_memory`.
+        backend: see `neural_memory`.
+        conv_size: width of the causal convolution in tokens (1 = none).
+        layer_gates: one α, η, θ for each layer of the memory's network; the paper's second version needs it for depth.
+        half_life: initial half-lives in tokens of the first and the last head, in the memory's last layer.
+        feature_half_life: the same for its other layers, with `layer_gates`. ⚠ Long on purpose: a zero MLP is a fixed
+            point, and a head whose layers all forget within tens of tokens ends there. Features that last learn again.
+        eta: initial momentum gate.
+        theta: initial step size; default (1−eta)·max_theta/2.
+        max_theta: cap of θ; default 1/C (1 with anchor="token").
+        eps: inside the memory's norm; default 0.1/D. ⚠ Much larger than usual: forgetting shrinks the weights, a norm
+            with a tiny eps scales them up again, and heads with short half-lives then amplify rounding a million
+            times within 4,096 tokens (measured in tests/test_memory.py).
+
+    Raises:
+        ValueError: if sizes do not fit or an initial gate lies outside its range.
+
+    Built in: notebooks/05 · Paper: eq. 11–15, section 4.4
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 4,
+        head_dim: int | None = None,
+        *,
+        depth: int = 2,
+        expansion: float = 4,
+        activation: str = "gelu",
+        residual: bool = True,
+        norm: bool = True,
+        chunk_size: int = 16,
+        anchor: str = "chunk",
+        read: str = "after",
+        backend: str = "auto",
+        conv_size: int = 4,
+        layer_gates: bool = True,
+        half_life: tuple[float, float] = (32.0, 4096.0),
+        feature_half_life: float = 2.0**20,
+        eta: float = 0.5,
+        theta: float | None = None,
+        max_theta: float | None = None,
+        eps: float | None = None,
+    ) -> None:
+        """Build the layer; see the class for the arguments."""
+        super().__init__()
+        if dim < 1 or heads < 1 or conv_size < 1 or (head_dim is None and dim % heads):
+            raise ValueError(
+                f"NeuralMemory: got dim={dim}, heads={heads}, conv_size={conv_size}, expected all ≥ 1 "
+                "and dim a multiple of heads (or head_dim given)"
+            )
+        self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
+        eps = 0.1 / self.head_dim if eps is None else eps
+        self.net = MemoryNet(self.head_dim, depth, expansion, activation, residual, norm, eps)
+        self.options = {"chunk_size": chunk_size, "anchor": anchor, "read": read, "backend": backend}
+        _check_options(self.net, **self.options)
+        self.conv_size, self.half_life, self.eta = conv_size, half_life, eta
+        self.feature_half_life = feature_half_life
+        self.max_theta = max_theta if max_theta is not None else 1.0 if anchor == "token" else 1.0 / chunk_size
+        self.theta = theta if theta is not None else (1 - eta) * self.max_theta / 2
+        if not (0 < eta < 1 and 0 < self.max_theta <= 1 and 0 < self.theta < self.max_theta):
+            raise ValueError(
+                f"NeuralMemory: got eta={eta}, theta={self.theta}, max_theta={self.max_theta}, "
+                "expected 0 < eta < 1 and 0 < theta < max_theta ≤ 1: a sigmoid reaches neither end"
+            )
+        self.gate_layers = depth if layer_gates else 1
+        inner = self.heads * self.head_dim
+        self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.conv = nn.Conv1d(3 * inner, 3 * inner, conv_size, groups=3 * inner, bias=False)
+        self.to_gates = nn.Linear(dim, 3 * heads * self.gate_layers)
+        self.to_output_gate = nn.Linear(dim, inner, bias=False)
+        self.output_norm = nn.Parameter(torch.ones(self.heads, 1, self.head_dim))
+        self.to_output = nn.Linear(inner, dim, bias=False)
+        if norm:  # answers as long as the unit keys; a gain of 1 would make them √D long
+            nn.init.constant_(self.net.norm_weight, self.head_dim**-0.5)
+        # M₀ is learned; a generator ties its draw to torch.manual_seed like any other layer
+        start = self.net.init_weights(heads, generator=torch.default_generator)
+        self.initial_weights = nn.ParameterList([nn.Parameter(w) for w in start])
+        self.reset_gates()
+
+    @torch.no_grad()
+    def reset_gates(self) -> None:
+        """Set the gates to their initial half-lives, momentum and step size, the same for every token."""
+        alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life))  # (H,)
+        eta = torch.full_like(alpha, self.eta).logit()
+        theta = torch.full_like(alpha, self.theta / self.max_theta).logit()
+        bias = torch.stack([alpha, eta, theta]).unsqueeze(-1).repeat(1, 1, self.gate_layers)  # (3, H, L)
+        bias[0, :, :-1] = half_life_bias(self.feature_half_life)
+        self.to_gates.bias.copy_(bias.flatten())
+        self.to_gates.weight.zero_()
+
+    def extra_repr(self) -> str:
+        """Show the configuration in `print(layer)`."""
+        return f"dim={self.dim}, heads={self.heads}, half_life={self.half_life}, " + ", ".join(
+            f"{key}={value!r}" for key, value in self.options.items()
+        )
+
+    def init_state(self, batch: int) -> NeuralMemoryState:
+        """Start from the learned initial memory M₀ and an empty convolution.
+
+        Args:
+            batch: number of sequences B.
+
+        Returns:
+            The state that `forward` uses when it is given none.
+
+        Built in: notebooks/05 · Paper: section 3.1
+        """
+        weight = self.to_qkv.weight
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        memory = self.net.init_state(batch, self.heads, weights=tuple(w.to(dtype) for w in self.initial_weights))
+        conv = weight.new_zeros(batch, weight.shape[0], self.conv_size - 1)
+        return NeuralMemoryState(memory=memory, conv=conv)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute α, η, θ of every token.
+
+        Args:
+            x: (B, T, dim).
+
+        Returns:
+            Three tensors (B, H, T, L), L = 1 without `layer_gates`: α, η in [0, 1], θ in [0, max_theta].
+
+        Built in: notebooks/05 · Paper: section 3.1
+        """
+        raw = self.to_gates(x)
+        raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # half precision has no α = 0.0002
+        raw = raw.unflatten(-1, (3, self.heads, self.gate_layers)).movedim(1, 3)  # (B, 3, H, T, L)
+        alpha, eta, theta = raw.unbind(1)
+        return alpha, eta, theta * self.max_theta
+
+    def qkv(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Project to queries, keys and values.
+
+        Args:
+            x: (B, T, dim).
+            conv: (B, 3·H·D, conv_size − 1), what the convolution saw before.
+
+        Returns:
+            q, k (unit length) and v, each (B, H, T, D), and the convolution's next state.
+
+        Built in: notebooks/05 · Paper: eq. 11, 15, section 4.4
+        """
+        wide = self.to_qkv(x).mT  # (B, 3·H·D, T)
+        padded = torch.cat([conv.to(wide.dtype), wide], -1)
+        mixed = F.silu(self.conv(padded)).mT  # (B, T, 3·H·D): causal, only the past was put in front
+        q, k, v = mixed.unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        q, k = (F.normalize(z, dim=-1, eps=1e-6).to(v.dtype) for z in (q, k))  # autocast norms in float32
+        return q, k, v, padded[..., padded.shape[-1] - (self.conv_size - 1) :]
+
+    def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
+        """Read a sequence, learning on the way.
+
+        Args:
+            x: (B, T, dim).
+            state: where to go on from; default the learned initial memory. It is never changed.
+
+        Returns:
+            y (B, T, dim) and the state after the last token.
+
+        Raises:
+            ValueError: if x has another shape, or the state does not fit.
+            TypeError: if x is not floating point, or not of the layer's type and device.
+
+        Built in: notebooks/05 · Paper: eq. 11–15, section 4.4
+        """
+        self._check(x, state)
+        if state is None:
+            state = self.init_state(x.shape[0])
+        if x.shape[1] == 0:  # the convolution refuses an empty sequence
+            return torch.zeros_like(x), state
+        q, k, v, conv = self.qkv(x, state.conv)
+        y, memory = neural_memory(q, k, v, *self.gates(x), state.memory, net=self.net, **self.options)
+        y = F.rms_norm(y, (self.head_dim,), eps=1e-6) * self.output_norm
+        y = y.transpose(1, 2).flatten(2).to(x.dtype) * F.silu(self.to_output_gate(x))
+        return self.to_output(y), NeuralMemoryState(memory=memory, conv=conv)
+
+    def _check(self, x: Tensor, state: NeuralMemoryState | None) -> None:
+        """Refuse an input or a state that does not fit this layer."""
+        if not torch.is_tensor(x):
+            raise TypeError(f"x: got {type(x).__name__}, expected a tensor of shape (B, T, {self.dim})")
+        if not x.is_floating_point():
+            raise TypeError(f"x: got dtype {x.dtype}, expected floating point: token ids instead of embeddings?")
+        if x.dim() != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (B, T, {self.dim}): the batch axis first?")
+        weight = self.to_qkv.weight
+        cast = x.device == weight.device and torch.is_autocast_enabled(x.device.type)  # then any floating type will do
+        if x.device != weight.device or (x.dtype != weight.dtype and not cast):
+            raise TypeError(
+                f"x: got {x.dtype} on {x.device}, expected {weight.dtype} on {weight.device} as the layer: "
+                "a .to(…) missing for the one or the other?"
+            )
+        if state is None:
+            return
+        if not isinstance(state, NeuralMemoryState):
+            raise TypeError(f"state: got {type(state).__name__}, expected the NeuralMemoryState this layer returned")
+        expected = (x.shape[0], 3 * self.heads * self.head_dim, self.conv_size - 1)
+        if tuple(state.conv.shape) != expected:
+            got = tuple(state.conv.shape)
+            raise ValueError(f"state.conv: got shape {got}, expected {expected}: another layer or batch?")
+        if state.conv.device != x.device:
+            raise TypeError(f"state.conv: got device {state.conv.device}, expected {x.device}: state.to(…) moves it")

@@ -1,0 +1,26 @@
+"""Draw functions: numbers in, artists out. Each returns a handle whose `update` reuses the artists."""
+
+from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
+from titans_mini.viz.draw.seismogram import Seismogram, seismogram
+from titans_mini.viz.draw.series import Bars, Line, Marker, bars, line, marker
+from titans_mini.viz.draw.text import TextGrid, text_grid, text_height
+from titans_mini.viz.draw.tiles import Tiles, tiles
+
+__all__ = [
+    "Bars",
+    "Heatmap",
+    "Line",
+    "Marker",
+    "Seismogram",
+    "TextGrid",
+    "Tiles",
+    "as_array",
+    "bars",
+    "heatmap",
+    "line",
+    "marker",
+    "seismogram",
+    "text_grid",
+    "text_height",
+    "tiles",
+]

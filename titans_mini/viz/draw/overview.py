@@ -1,0 +1,125 @@
+"""The three drawings of notebook 00: one write, what learns when, and the course."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from matplotlib.patches import FancyBboxPatch
+
+from titans_mini.viz.palette import FORGET, GRID, INK, KEY, MEMORY, MOMENTUM, MUTED, SURPRISE, VALUE
+
+COURSE = (
+    "Start here",
+    "A memory that is a matrix",
+    "Surprise",
+    "Forgetting and stability",
+    "Deep memory",
+    "Two loops",
+    "Making it parallel",
+    "Memory as context",
+    "Memory as gate, memory as layer",
+    "Does it remember?",
+    "Triton kernels",
+    "Real streams",
+    "Scaling up",
+    "Reading the paper",
+)
+
+
+def tint(colour: str, amount: float = 0.14) -> tuple[float, ...]:
+    """Mix `amount` of a colour with white, for the inside of a box."""
+    return tuple(1 - amount * (1 - np.array(to_rgb(colour))))
+
+
+def box(ax, x: float, y: float, width: float, height: float, colour: str, title: str, text: str = "", **options):
+    """Draw a rounded box about (x, y) in inches, a bold title above a second line of text."""
+    corner = (x - width / 2, y - height / 2)
+    style = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.4} | options
+    ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.07", **style))
+    ink = style.get("edgecolor") if style["facecolor"] == "none" else INK
+    shift = height * 0.2 if text else 0
+    ax.text(x, y + shift, title, ha="center", va="center", fontsize=9, fontweight="bold", color=ink)
+    ax.text(x, y - shift, text, ha="center", va="center", fontsize=9, color=ink)
+
+
+def arrow(ax, start: tuple[float, float], end: tuple[float, float], colour: str = MUTED) -> None:
+    """Draw an arrow from start to end."""
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "shrinkA": 0})
+
+
+def _canvas(ax, width: float, height: float) -> None:
+    ax.set_axis_off()
+    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
+
+
+def write_loop(ax) -> None:
+    """Draw one turn of the inner loop, in a figure of 7.2 × 2.5 inches: predict, be surprised, write.
+
+    Args:
+        ax: Axes to draw on; its ticks and spines are removed.
+    """
+    _canvas(ax, 7.2, 2.4)
+    top, bottom, h = 1.82, 0.5, 0.72
+    box(ax, 0.62, top, 1.1, h, KEY, "key", "$k_t$: context")
+    box(ax, 2.14, top, 1.34, h, MEMORY, "memory", "$M_{t-1}$")
+    box(ax, 3.76, top, 1.22, h, MEMORY, "guess", "$M_{t-1}(k_t)$")
+    box(ax, 5.26, top, 1.1, h, SURPRISE, "surprise", "$\\ell_t$")
+    box(ax, 6.58, top, 1.06, h, VALUE, "value", "$v_t$: character")
+    box(ax, 5.74, bottom, 1.78, h, SURPRISE, "momentary surprise", "$-\\theta_t\\,\\nabla\\ell_t$")
+    box(ax, 3.7, bottom, 1.62, h, MOMENTUM, "+ past surprise", "$S_t=\\eta_t S_{t-1}-\\theta_t\\nabla\\ell_t$")
+    box(ax, 1.5, bottom, 2.1, h, FORGET, "forgetting, then the write", "$M_t=(1-\\alpha_t)\\,M_{t-1}+S_t$")
+    for start, end in (((1.17, top), (1.46, top)), ((2.81, top), (3.14, top)), ((4.37, top), (4.7, top))):
+        arrow(ax, start, end)
+    arrow(ax, (6.05, top), (5.82, top))
+    arrow(ax, (5.26, top - h / 2), (5.26, bottom + h / 2))
+    arrow(ax, (4.85, bottom), (4.52, bottom))
+    arrow(ax, (2.89, bottom), (2.56, bottom))
+    arrow(ax, (2.14, bottom + h / 2), (2.14, top - h / 2), MEMORY)
+    ax.text(2.24, (top + bottom) / 2, "$M_t$ meets the next character", va="center", fontsize=8.5, color=MUTED)
+
+
+def two_loops(ax) -> None:
+    """Draw what moves in training and what moves at test time, in a figure of 7.2 × 2.6 inches.
+
+    Args:
+        ax: Axes to draw on; its ticks and spines are removed.
+    """
+    _canvas(ax, 7.2, 2.6)
+    ax.text(2.2, 2.42, "parameters (outer loop)", ha="center", fontsize=9.5, fontweight="bold", color=INK)
+    ax.text(5.5, 2.42, "state (inner loop)", ha="center", fontsize=9.5, fontweight="bold", color=INK)
+    rows = ((1.72, "training", "on many texts, once", True), (0.5, "test time", "on your text, always", False))
+    for y, when, what, moves in rows:
+        ax.text(0.02, y + 0.12, when, fontsize=9.5, fontweight="bold", va="center", color=INK)
+        ax.text(0.02, y, what.replace(", ", ",\n"), fontsize=8, va="top", color=MUTED, linespacing=1.1)
+        frozen = {} if moves else {"linestyle": "--", "facecolor": "#F4F4F4"}
+        text = "move by gradient descent" if moves else "frozen: not one number moves"
+        box(ax, 2.35, y, 2.2, 0.86, KEY if moves else MUTED, "$W_K$, $W_V$, $W_Q$, gates, $M_0$", text, **frozen)
+        for i, label in enumerate(("$M_0$", "$M_1$", "$M_2$", "$M_T$")):
+            x = 4.2 + 0.86 * i
+            box(ax, x, y + 0.14, 0.52, 0.46, MEMORY, label, facecolor=tint(MEMORY, 0.12 + 0.14 * i))
+            if i:
+                arrow(ax, (x - 0.6, y + 0.14), (x - 0.27, y + 0.14), SURPRISE)
+        ax.text(5.5, y - 0.27, "moves with every token, from $M_0$ on", ha="center", fontsize=9, va="center")
+    ax.axhline(1.14, color=GRID, linewidth=1)
+
+
+def course_map(ax, ready: int, here: int = 0) -> None:
+    """Draw the fourteen notebooks as tiles, in a figure of 7.2 × 1.9 inches.
+
+    Args:
+        ax: Axes to draw on; its ticks and spines are removed.
+        ready: how many notebooks exist, from 00 on; the others are outlines.
+        here: the notebook that the reader is in.
+    """
+    _canvas(ax, 7.2, 1.8)
+    for i, title in enumerate(COURSE):
+        x, y = 0.515 + 1.028 * (i % 7), 1.36 - 0.91 * (i // 7)
+        colour = SURPRISE if i == here else MEMORY if i < ready else GRID
+        style = {} if i < ready else {"facecolor": "white"}
+        box(ax, x, y, 0.96, 0.82, colour, "", **style)
+        ink = INK if i < ready else MUTED
+        ax.text(x - 0.4, y + 0.26, f"{i:02d}", fontsize=10.5, fontweight="bold", va="center", color=ink)
+        lines = "\n".join(textwrap.wrap(title, 12))
+        ax.text(x - 0.4, y + 0.11, lines, fontsize=8, va="top", color=ink, linespacing=1.25)

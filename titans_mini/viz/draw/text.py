@@ -1,0 +1,123 @@
+"""Text as a grid of coloured cells, one for each character."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import matplotlib
+import numpy as np
+from matplotlib.collections import PathCollection
+from matplotlib.colors import Normalize
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+
+from titans_mini.viz.draw.arrays import as_array
+from titans_mini.viz.palette import DIVERGED, MAGNITUDE, ink_on
+
+CELL, LINE = 0.66, 1.32  # width and height of a cell in em; DejaVu Sans Mono is 0.602 em wide
+FONT = FontProperties(family=["DejaVu Sans Mono"])
+VISIBLE = {"\n": "¶", "\t": "→", "\r": "¶", " ": " ", "\u00a0": " "}
+
+
+class TextGrid:
+    """Drawn text; `update(values)` recolours it, `update(values, text)` writes another text."""
+
+    def __init__(self, ax, columns: int, rows: int, norm: Normalize):
+        self.ax, self.columns, self.rows = ax, columns, rows
+        self.cmap = matplotlib.colormaps[MAGNITUDE].with_extremes(bad=DIVERGED)
+        self.norm = norm
+        self.text = ""
+        blank = np.ones((rows, columns, 4))
+        extent = (0, columns * CELL, rows * LINE, 0)
+        self.image = ax.imshow(blank, extent=extent, aspect="equal", interpolation="nearest")
+        self.glyphs = ax.add_collection(PathCollection([], linewidths=0, antialiased=True), autolim=False)
+
+    def update(self, values, text: str | None = None) -> None:
+        """Colour the characters by `values` (N,), one number for each; NaN in dark red, None for no colour.
+
+        Args:
+            values: (N,) magnitudes, or fewer than there are characters: the rest stays white, not yet read.
+            text: N characters, when they change.
+        """
+        if text is not None:
+            self._write(text)
+        numbers = as_array(values)[: len(self.text)]
+        if len(as_array(values)) > self.rows * self.columns:
+            raise ValueError(
+                f"got {len(as_array(values))} values, expected at most {self.rows * self.columns}: "
+                "make the grid with more rows"
+            )
+        cells = np.ones((self.rows * self.columns, 4))
+        cells[: len(numbers)] = self.cmap(self.norm(np.ma.masked_invalid(numbers)))
+        self.image.set_data(cells.reshape(self.rows, self.columns, 4))
+        self.glyphs.set_facecolor(ink_on(cells[self._drawn]) if len(self._drawn) else "none")
+
+    def _write(self, text: str) -> None:
+        self.text = text[: self.rows * self.columns]
+        paths, drawn = [], []
+        for i, character in enumerate(self.text):
+            glyph = _glyph(VISIBLE.get(character, character))
+            if glyph is None:
+                continue
+            corner = np.array([i % self.columns * CELL, (i // self.columns + 1) * LINE])
+            paths.append(Path(glyph.vertices + corner, glyph.codes))
+            drawn.append(i)
+        self._drawn = np.array(drawn, dtype=int)
+        self.glyphs.set_paths(paths)
+
+
+def text_height(rows: int, columns: int = 60, width: float = 7.2) -> float:
+    """Height in inches of a figure that `rows` lines of `columns` characters fill exactly, at the given width."""
+    margin = 0.06
+    return (width - margin) * rows * LINE / (columns * CELL) + margin
+
+
+def text_grid(
+    ax, text: str, values, *, columns: int = 60, rows: int | None = None, limit: float | None = None
+) -> TextGrid:
+    """Write `text` in a grid of equal cells, each coloured by its value, the ink black or white as reads best.
+
+    Args:
+        ax: Axes to draw on; its ticks and spines are removed.
+        text: N characters; a line end is written ¶, a tab →.
+        values: (N,) magnitudes ≥ 0, or fewer: the rest stays white.
+        columns: characters in a line.
+        rows: lines; by default as many as the text needs.
+        limit: magnitude of the brightest colour; by default the largest finite value.
+
+    Returns:
+        TextGrid: a handle with `.update(values, text=None)`.
+    """
+    if columns < 1:
+        raise ValueError(f"got columns={columns}, expected at least 1")
+    numbers = as_array(values)
+    finite = numbers[np.isfinite(numbers)]
+    if limit is None:
+        limit = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    rows = rows or max(1, -(-len(text) // columns))
+    ax.set_axis_off()
+    grid = TextGrid(ax, columns, rows, Normalize(0.0, limit, clip=True))
+    ax.hlines(np.arange(1, rows) * LINE, 0, columns * CELL, color="white", linewidth=1.5, zorder=1.5)
+    ax.set(xlim=(0, columns * CELL), ylim=(rows * LINE, 0))
+    grid.update(numbers, text)
+    return grid
+
+
+@lru_cache(maxsize=1024)
+def _glyph(character: str) -> Path | None:
+    """The outline of one character, 1 em high, with y downwards and its baseline in the lower part of a cell."""
+    if not character.strip():
+        return None
+    if len(character) != 1 or not _font().get_char_index(ord(character)):
+        character = "□"  # a character the font lacks
+    outline = TextPath((0, 0), character, size=1, prop=FONT)
+    if not len(outline.vertices):
+        return None
+    vertices = outline.vertices * [1, -1] + [(CELL - 0.602) / 2, -0.38]
+    return Path(vertices, outline.codes)
+
+
+@lru_cache(maxsize=1)
+def _font():
+    return get_font(findfont(FONT))

@@ -1,0 +1,11 @@
+"""Live explorers. Importing this package, and nothing else of the library, loads ipywidgets."""
+
+from titans_mini.viz.widgets.explorer import Explorer
+from titans_mini.viz.widgets.recall import RecallMatrix
+from titans_mini.viz.widgets.scrubber import MemoryScrubber
+from titans_mini.viz.widgets.seismograph import Seismograph
+from titans_mini.viz.widgets.stability import StabilityMap
+from titans_mini.viz.widgets.stepper import TwoLoopStepper
+from titans_mini.viz.widgets.strip import SurpriseStrip
+
+__all__ = ["Explorer", "MemoryScrubber", "RecallMatrix", "Seismograph", "StabilityMap", "SurpriseStrip", "TwoLoopStepper"]

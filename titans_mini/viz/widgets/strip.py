@@ -1,0 +1,156 @@
+"""The surprise strip of notebook 00: a text of your own, coloured by what a memory did not expect."""
+
+from __future__ import annotations
+
+import random
+import string
+
+import ipywidgets
+import torch
+from torch import Tensor
+
+from titans_mini import MemoryNet, neural_memory
+from titans_mini.data import code, english, text_stream
+from titans_mini.viz import draw, figure, palette
+from titans_mini.viz.widgets.explorer import Explorer
+
+COLUMNS, ROWS, WINDOW = 72, 10, 40
+LONGEST = 2_000  # characters that are read; the strip shows the first COLUMNS · ROWS
+LEARNING, FROZEN, RIGHT = "surprise, learning all along", "surprise, frozen halfway", "guessed right (dark)"
+RHYME = (  # traditional: each line is news at its beginning only
+    "This is the house that Jack built.\n"
+    "This is the malt that lay in the house that Jack built.\n"
+    "This is the rat that ate the malt that lay in the house that Jack built.\n"
+    "This is the cat that killed the rat that ate the malt that lay in the house that Jack built.\n"
+    "This is the dog that worried the cat that killed the rat that ate the malt that lay in the house that Jack "
+    "built.\n"
+    "This is the cow with the crumpled horn that tossed the dog that worried the cat that killed the rat that ate the "
+    "malt that lay in the house that Jack built."
+)
+SENTENCE = (  # two lines of the strip, so that its repetitions stand below each other
+    "A memory that was never trained reads this sentence once. It writes down"
+    " what it did not expect. The second time there is little left to write. "
+)
+
+
+def _presets() -> dict[str, dict]:
+    letters = random.Random(0)
+    return {
+        "a rhyme": {"text": RHYME, "theta": 0.15},
+        "one sentence, five times": {"text": SENTENCE * 5, "theta": 0.3},
+        "one changed letter": {"text": SENTENCE * 4 + SENTENCE.replace("expect", "extect"), "theta": 0.3},
+        "English": {"text": english()[: COLUMNS * ROWS], "theta": 0.15},
+        "Python code": {"text": code("bisect")[: COLUMNS * ROWS], "theta": 0.15},
+        "random letters": {"text": "".join(letters.choices(string.ascii_lowercase, k=COLUMNS * ROWS)), "theta": 0.15},
+    }
+
+
+class SurpriseStrip(Explorer):
+    """A text, coloured character by character by the surprise of a memory that learns while it reads.
+
+    Args:
+        text: what the memory reads at the start; by default a rhyme that repeats itself.
+        theta: the step size at the start.
+        dim: D, the size of keys and values.
+    """
+
+    caption = (
+        f"Dark: the memory saw the character coming. Bright: it did not. The curve is the mean of the last {WINDOW} "
+        "characters; 1 is a memory that knows nothing."
+    )
+
+    def __init__(self, text: str = RHYME, theta: float = 0.15, dim: int = 256):
+        """Start with `text`; see the class for the arguments."""
+        self.presets = _presets()
+        self.text, self.theta = text, theta
+        self.net = MemoryNet(dim, depth=1, residual=False, norm=False)
+        self._asked = self._answer = None
+        super().__init__()
+
+    def controls(self) -> dict:
+        """Return the text, the step size, and what the colours mean."""
+        box = ipywidgets.Layout(width="700px", max_width="100%", height="90px")
+        return {
+            "text": ipywidgets.Textarea(self.text, description="your text", continuous_update=False, layout=box),
+            "theta": ipywidgets.FloatSlider(self.theta, min=0, max=1, step=0.05, description="step size θ"),
+            "colour": ipywidgets.Dropdown(options=(LEARNING, FROZEN, RIGHT), description="colour by"),
+        }
+
+    def build(self):
+        """Draw an empty strip above an empty curve."""
+        strip = draw.text_height(ROWS, COLUMNS)
+        fig, (top, self.ax) = figure(7.2, strip + 1.75, 2, 1, height_ratios=[strip, 1.2])
+        fig.get_layout_engine().set(rect=(0, 0, 0.98, 1))  # room for half a tick label on the right
+        self.grid = draw.text_grid(top, "", [], columns=COLUMNS, rows=ROWS, limit=1.0)
+        self.title = self.ax.set_title(" ", loc="left", fontsize=9.5)
+        self.ax.axhline(1, color=palette.MUTED, linewidth=1, linestyle=":")
+        self.curve = draw.line(self.ax, [], color=palette.SURPRISE)
+        self.half = draw.marker(self.ax, 0, color=palette.FORGET)
+        self.ax.set(ylim=(0, 1.6), xlabel="character t", ylabel="surprise")
+        self.ax.set_yticks((0, 0.5, 1, 1.5), ("foreseen 0", "0.5", "no idea 1", "1.5"))
+        return fig
+
+    @torch.no_grad()
+    def read(self, text: str, theta: float, frozen: bool = False) -> tuple[Tensor, Tensor]:
+        """Let a fresh memory read a text.
+
+        Args:
+            text: T characters.
+            theta: step size.
+            frozen: stop learning halfway.
+
+        Returns:
+            The surprise of every character (T,), and whether the memory's best guess was right (T,).
+        """
+        if (text, theta, frozen) == self._asked:
+            return self._answer
+        k, v = text_stream(text, self.net.dim)  # (1, 1, T, D)
+        zero = torch.zeros(k.shape[:3])
+        step = torch.full_like(zero, theta)
+        if frozen:
+            step[..., len(text) // 2 :] = 0
+        options = {"net": self.net, "anchor": "token", "read": "before", "chunk_size": 64}
+        y, _ = neural_memory(k, k, v, zero, zero, step, **options)
+        self._asked = (text, theta, frozen)  # the picture, its alt text and another colour ask for the same reading
+        self._answer = (y - v).square().sum(-1)[0, 0], (y.argmax(-1) == v.argmax(-1))[0, 0]
+        return self._answer
+
+    def draw(self, text: str, theta: float, colour: str) -> None:
+        """Read the text and recolour it."""
+        text = text[:LONGEST]
+        surprise, right = self.read(text, theta, frozen=colour == FROZEN)
+        shown = COLUMNS * ROWS
+        values = (~right).float() if colour == RIGHT else surprise
+        self.grid.update(values[:shown], text[:shown])
+        self.curve.update(_smooth(surprise), torch.arange(len(text)) + 1)
+        self.ax.set_xlim(0, max(len(text), 10))
+        self.half.artist.set_visible(colour == FROZEN)
+        self.half.update(len(text) // 2)
+        self.title.set_text(self._summary(text, surprise, right))
+
+    def _summary(self, text: str, surprise: Tensor, right: Tensor) -> str:
+        if not text:
+            return "Nothing to read: type something above."
+        count = f"{len(text):,} character{'s' * (len(text) != 1)}"
+        if len(text) > COLUMNS * ROWS:
+            count += f" ({COLUMNS * ROWS} shown)"
+        quarter = max(1, len(text) // 4)
+        first, last = surprise[:quarter].mean(), surprise[-quarter:].mean()
+        return (
+            f"{count}; surprise {first:.2f} (first quarter), {last:.2f} (last); "
+            f"guessed right {right.float().mean():.0%}"
+        )
+
+    def alt(self, text: str, theta: float, colour: str) -> str:
+        """Say how the surprise changed from the first quarter to the last."""
+        text = text[:LONGEST]
+        surprise, right = self.read(text, theta, frozen=colour == FROZEN)
+        return f"A text coloured by {colour}, θ = {theta:.2f}: {self._summary(text, surprise, right)}"
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Mean of the last WINDOW numbers, of fewer at the start: (T,)."""
+    total = torch.cat([torch.zeros(1, dtype=torch.float64), x.double().cumsum(0)])
+    ends = torch.arange(1, len(x) + 1)
+    starts = (ends - WINDOW).clamp(min=0)
+    return (total[ends] - total[starts]) / (ends - starts)

@@ -1,0 +1,1 @@
+"""Tools of the repository: they work on it and are no part of the package."""

@@ -1,0 +1,85 @@
+"""Open the course in JupyterLab: `make lab`, or `python tools/lab.py` where there is no make.
+
+It finds out what the machine needs (superuser, display, a port that is taken), so one command works everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = "notebooks/00_start_here.ipynb"
+
+
+def command(port: int, *, superuser: bool, display: bool, extra: list[str] | None = None) -> list[str]:
+    """Build JupyterLab's command line.
+
+    Args:
+        port: where it serves; it fails rather than moving to another one.
+        superuser: Jupyter refuses to run as root unless told.
+        display: False where no browser can open; JupyterLab then prints its address.
+        extra: further options, passed on as they are.
+    """
+    options = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={ROOT}",
+        f"--LabApp.default_url=/lab/tree/{FIRST}",  # so that the address it prints leads to the notebook
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        "--LabApp.news_url=None",  # no pop-up about news before the first cell, and nothing fetched
+        "--LanguageServerManager.autodetect=False",
+        "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
+    ]
+    options += ["--allow-root"] if superuser else []
+    options += [] if display else ["--no-browser"]
+    return options + (extra or [])
+
+
+def is_free(port: int) -> bool:
+    """Say whether a server could listen on this port of this machine."""
+    with socket.socket() as probe:
+        if os.name == "posix":  # a port closed a moment ago counts as free; on Windows this means something else
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def has_display() -> bool:
+    """Say whether a browser could open here: always on Windows and macOS, on Linux where a display is set."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check the port, then become JupyterLab; returns 1 with one line of advice when the port is taken."""
+    parser = argparse.ArgumentParser(description="Open the course in JupyterLab.")
+    parser.add_argument("--port", type=int, default=8888)
+    options, extra = parser.parse_known_args(arguments)
+    if not is_free(options.port):
+        free = next((port for port in range(options.port + 1, options.port + 100) if is_free(port)), 0)
+        print(f"port {options.port} is taken by another program; try:  make lab PORT={free}", file=sys.stderr)
+        return 1
+    display = has_display()
+    if not display:
+        print("no display here, so no browser opens: copy the address that ends in a token into one", flush=True)
+    superuser = hasattr(os, "geteuid") and os.geteuid() == 0
+    line = command(options.port, superuser=superuser, display=display, extra=extra)
+    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # our kernel, not one of the same name in the person's home
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    os.chdir(ROOT)
+    if os.name == "posix":
+        os.execve(line[0], line, env)
+    return subprocess.call(line, env=env)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
