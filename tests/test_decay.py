@@ -50,7 +50,8 @@ def test_float32(c):
     for seed in range(2):
         alpha, eta, theta = gates(c, torch.float32, seed)
         slow = torch.full_like(alpha, 1.7e-4)  # a half-life of 4,096 tokens, the same for every token
-        for a, e in ((alpha, eta), (slow, eta), (slow, torch.full_like(eta, 0.999)), (0 * slow, 0 * eta + 1)):
+        slower = slow / 256, 1 - 6e-8 * eta  # 1 − α has an error of 1 % in float32
+        for a, e in ((alpha, eta), (slow, eta), (slow, 0 * eta + 0.999), slower, (0 * slow, 0 * eta + 1)):
             found, _, _ = multiply_gates(a, e, theta, "after", False)
             exact, _, _ = multiply_gates(a.double(), e.double(), theta.double(), "after", False)
             for name, x, y in zip(found._fields[:9], found, exact, strict=False):

@@ -2,7 +2,7 @@
 
 The numbers of `gates.coefficients`, laid out for speed. The memory M₀ and the momentum S₀ at a chunk's start are two
 more writers, so they get two more columns, and one recurrence fills everything:
-    n_t = η_t n_{t−1} + e_t,   G_t = G_{t−1} − α_t G_{t−1} + n_t,   from n = (1, 0 … 0, 0) and G = (0, 0 … 0, 1).
+    n_t = η_t n_{t−1} + e_t,   G_t = (1−α_t) G_{t−1} + n_t,   from n = (1, 0 … 0, 0) and G = (0, 0 … 0, 1).
 Column 0 of n is m and of G is f; the last column of G is b. Row 0 is the start, for the rows one token earlier.
 """
 
@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from titans_mini.gates import exact
 
 
 def fill_rows(alpha: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,16 +28,17 @@ def fill_rows(alpha: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    c = alpha.shape[-1]
+    c, dtype = alpha.shape[-1], alpha.dtype
+    alpha, eta = exact(alpha), exact(eta)
     n, G = (alpha.new_zeros(*alpha.shape[:-1], c + 1, c + 2) for _ in range(2))
     n[..., 0, 0] = 1
     G[..., 0, -1] = 1
     n_rows, G_rows = n.unbind(-2), G.unbind(-2)
-    for t, (alpha_t, eta_t) in enumerate(zip(alpha.split(1, -1), eta.split(1, -1), strict=True)):
+    for t, (keep_t, eta_t) in enumerate(zip((1 - alpha).split(1, -1), eta.split(1, -1), strict=True)):
         torch.mul(n_rows[t], eta_t, out=n_rows[t + 1])
         n_rows[t + 1].narrow(-1, t + 1, 1).fill_(1)  # this token's own column was 0 so far
-        # not (1−α) G: rounding 1−α errs the same way for every token of a slow head, and adds up
-        torch.addcmul(G_rows[t], alpha_t, G_rows[t], value=-1, out=G_rows[t + 1]).add_(n_rows[t + 1])
+        torch.addcmul(n_rows[t + 1], keep_t, G_rows[t], out=G_rows[t + 1])
+    n, G = n.to(dtype), G.to(dtype)
     return n, G
 
 

@@ -8,4 +8,12 @@ from titans_mini.viz.widgets.stability import StabilityMap
 from titans_mini.viz.widgets.stepper import TwoLoopStepper
 from titans_mini.viz.widgets.strip import SurpriseStrip
 
-__all__ = ["Explorer", "MemoryScrubber", "RecallMatrix", "Seismograph", "StabilityMap", "SurpriseStrip", "TwoLoopStepper"]
+__all__ = [
+    "Explorer",
+    "MemoryScrubber",
+    "RecallMatrix",
+    "Seismograph",
+    "StabilityMap",
+    "SurpriseStrip",
+    "TwoLoopStepper",
+]
