@@ -290,3 +290,24 @@ def test_the_group_size_changes_memory_and_not_gradients(anchor):
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             assert difference(a, b) < 1e-12
+
+
+def test_what_is_kept_is_freed_after_use_and_seen_by_hooks():
+    """States and products go by way of save_for_backward: offloading sees them, and a loss that lives holds none."""
+    net, x = network(depth=2), [z.requires_grad_() for z in inputs(T=40)]
+    packed = []
+
+    def pack(z):
+        packed.append(z.numel())
+        return z.clone()
+
+    plain, _ = neural_memory(*x, start(net), net=net, chunk_size=4, group_size=2)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda z: z):
+        offloaded, _ = neural_memory(*x, start(net), net=net, chunk_size=4, group_size=2)
+    weights = sum(w.numel() for w in start(net).weights)
+    assert sum(packed) >= 2 * 5 * weights  # M and S at the start of five groups of 8 tokens
+    expected, found = (torch.autograd.grad(y.square().sum(), x) for y in (plain, offloaded))
+    for a, b in zip(expected, found, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(RuntimeError, match="second time"):
+        plain.sum().backward()

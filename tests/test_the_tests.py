@@ -36,7 +36,7 @@ def oracle(backend="recurrence"):
 def gates_where(patch, change):
     """Change what the gates of a run of chunks multiply up to."""
     right = chunked.multiply_gates
-    patch.setattr(chunked, "multiply_gates", lambda *z: (change(lambda *y: right(*y)[0], *z), *right(*z)[1:]))
+    patch.setattr(chunked, "multiply_gates", lambda *z, **o: (change(lambda *y: right(*y)[0], *z), *right(*z, **o)[1:]))
 
 
 def no_shift(patch):
@@ -78,7 +78,7 @@ def anchor_refreshed_late(patch):
     """Every chunk of a call keeps the first one's anchor."""
     first = []
 
-    def wrong(net, c, M, S, at, known=None, right=chunked.run_chunk):
+    def wrong(net, c, M, S, at, known=None, slopes=False, right=chunked.run_chunk):
         first.append(at)
         return right(net, c, M, S, first[0], known)
 
@@ -110,7 +110,7 @@ def layer_norm_without_its_mean(patch):
 def residual_not_in_the_gradient(patch):
     """δ is taken for M(k) without its residual."""
 
-    def wrong(self, z, k, v, weights, right=MemoryNet.deltas):
+    def wrong(self, z, k, v, weights, slopes=None, right=MemoryNet.deltas):
         return right(self, z, k, v + k if self.residual else v, weights)
 
     patch.setattr(MemoryNet, "deltas", wrong)

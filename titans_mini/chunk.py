@@ -46,9 +46,12 @@ class Steps(NamedTuple):
     z: list[Tensor]  # anchored rule: each layer's output at the anchor; online rule: the wrong guesses
     delta: list[Tensor]  # anchored rule only, like pulled: see MemoryNet.deltas
     pulled: list[Tensor]
+    slopes: list[Tensor]  # σ′(z) below the last layer, where the derivative was announced
 
 
-def anchored_steps(net: MemoryNet, c: Chunk, at: Matrices, z: list[Tensor] | None = None) -> Steps:
+def anchored_steps(
+    net: MemoryNet, c: Chunk, at: Matrices, z: list[Tensor] | None = None, slopes: bool = False
+) -> Steps:
     """Find what every token writes when all gradients are taken at the anchor.
 
     Args:
@@ -56,21 +59,23 @@ def anchored_steps(net: MemoryNet, c: Chunk, at: Matrices, z: list[Tensor] | Non
         c: the chunk.
         at: L tensors (N, in, out), the anchor.
         z: each layer's output at the anchor where it is known already.
+        slopes: whether the derivative follows, which uses each σ′ three times.
 
     Returns:
         The rank-one factors of all writes.
 
     Built in: notebooks/06 · Paper: eq. 16–17
     """
-    sigma = ACTIVATIONS[net.activation].sigma
+    act = ACTIVATIONS[net.activation]
     a, known, z = [c.k], z, []
     for layer, W in enumerate(at):
         z.append(known[layer] if known else torch.bmm(a[layer], W))
         if layer < net.depth - 1:
-            a.append(sigma(z[layer]))
-    delta, pulled = net.deltas(z, c.k, c.v, at)
+            a.append(act.sigma(z[layer]))
+    slope = [act.slope(x) for x in z[:-1]] if slopes else []
+    delta, pulled = net.deltas(z, c.k, c.v, at, slope)
     s = [c.of_layer(layer).theta * d for layer, d in enumerate(delta)]
-    return Steps(a, s, z, delta, pulled)
+    return Steps(a, s, z, delta, pulled, slope)
 
 
 def online_steps(net: MemoryNet, c: Chunk, M: Matrices, S: Matrices, z: list[Tensor] | None = None) -> Steps:
@@ -95,7 +100,7 @@ def online_steps(net: MemoryNet, c: Chunk, M: Matrices, S: Matrices, z: list[Ten
     if z is None:
         wrong = torch.baddbmm(c.v, g.b_before * c.k, M[0], beta=-1).baddbmm_(g.f_before * c.k, S[0])
         z = [wrong + c.k if net.residual else wrong]
-    return Steps([c.k], [torch.bmm(c.inverse, 2 * g.theta * z[0])], z, [], [])
+    return Steps([c.k], [torch.bmm(c.inverse, 2 * g.theta * z[0])], z, [], [], [])
 
 
 def online_inverse(k: Tensor, theta: Tensor, G_before: Tensor) -> Tensor:
@@ -142,6 +147,11 @@ def read_chunk(net: MemoryNet, c: Chunk, steps: Steps, M: Matrices, S: Matrices)
     return net.finish(h, c.q), out
 
 
+def _scaled(a: Tensor, weight: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Weigh each token's write on its narrower side: (N, c, in), (N, c, 1), (N, c, out)."""
+    return (weight * a, s) if a.shape[-1] <= s.shape[-1] else (a, weight * s)
+
+
 def end_chunk(c: Chunk, steps: Steps, M: Matrices, S: Matrices) -> tuple[Matrices, Matrices]:
     """Sum the rank-one writes of a chunk into the memory and the momentum.
 
@@ -158,9 +168,10 @@ def end_chunk(c: Chunk, steps: Steps, M: Matrices, S: Matrices) -> tuple[Matrice
     """
     M_next, S_next = [], []
     for layer, (W, P) in enumerate(zip(M, S, strict=True)):
-        g, a, s = c.of_layer(layer), steps.a[layer].mT, steps.s[layer]
-        M_next.append((g.b_end * W).addcmul_(g.f_end, P).baddbmm_(a, g.G_end * s, alpha=-1))
-        S_next.append((g.m_end * P).baddbmm_(a, g.n_end * s, alpha=-1))
+        g, a, s = c.of_layer(layer), steps.a[layer], steps.s[layer]
+        (a_G, s_G), (a_n, s_n) = (_scaled(a, x, s) for x in (g.G_end, g.n_end))
+        M_next.append((g.b_end * W).addcmul_(g.f_end, P).baddbmm_(a_G.mT, s_G, alpha=-1))
+        S_next.append((g.m_end * P).baddbmm_(a_n.mT, s_n, alpha=-1))
     return M_next, S_next
 
 
@@ -175,7 +186,13 @@ class Record(NamedTuple):
 
 
 def run_chunk(
-    net: MemoryNet, c: Chunk, M: Matrices, S: Matrices, at: Matrices, known: tuple | None = None
+    net: MemoryNet,
+    c: Chunk,
+    M: Matrices,
+    S: Matrices,
+    at: Matrices,
+    known: tuple | None = None,
+    slopes: bool = False,
 ) -> tuple[Tensor, Record]:
     """Read and write one chunk, short of its end.
 
@@ -186,6 +203,7 @@ def run_chunk(
         S: L tensors (N, in, out), the momentum there.
         at: L tensors (N, in, out), the anchor.
         known: the layers' outputs of an earlier run of the same chunk, of its steps and of its reads.
+        slopes: whether `backward_chunk` follows.
 
     Returns:
         y (N, c, D), or None where the reads are known, and the record.
@@ -193,6 +211,9 @@ def run_chunk(
     Built in: notebooks/06 · Paper: eq. 15–17
     """
     z_steps, z_read = known or (None, None)
-    steps = anchored_steps(net, c, at, z_steps) if c.inverse is None else online_steps(net, c, M, S, z_steps)
+    if c.inverse is None:
+        steps = anchored_steps(net, c, at, z_steps, slopes)
+    else:
+        steps = online_steps(net, c, M, S, z_steps)
     y, z_read = read_chunk(net, c, steps, M, S) if z_read is None else (None, z_read)
     return y, Record(M, S, at, steps, z_read)

@@ -62,7 +62,7 @@ def _rows(x: Tensor, y: Tensor) -> Tensor:
 
 def _inner(x: Tensor, y: Tensor) -> Tensor:
     """Inner products of matrices: (N, in, out) twice to (N, 1, 1)."""
-    return torch.bmm(x.flatten(1).unsqueeze(1), y.flatten(1).unsqueeze(2))
+    return (x * y).sum((1, 2), keepdim=True)
 
 
 def _end(c: Chunk, r: Record, out: Grads) -> tuple[list[Tensor], list[Tensor]]:
@@ -70,17 +70,27 @@ def _end(c: Chunk, r: Record, out: Grads) -> tuple[list[Tensor], list[Tensor]]:
     da, ds = [], []
     for layer, (W, P, dW, dP) in enumerate(zip(r.M, r.S, out.M, out.S, strict=True)):
         g, d, a, s = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.s[layer]
-        to_W, to_P = torch.bmm(a, dW), torch.bmm(a, dP)  # (N, c, out)
-        d.G_end.sub_(_rows(s, to_W))
-        d.n_end.sub_(_rows(s, to_P))
-        ds.append((g.G_end * to_W).addcmul_(g.n_end, to_P).neg_())
-        da.append(torch.bmm(g.G_end * s, dW.mT).baddbmm_(g.n_end * s, dP.mT).neg_())
+        if a.shape[-1] <= s.shape[-1]:
+            d_a, d_s = _writes(a, s, g, d, dW, dP)
+        else:
+            d_s, d_a = _writes(s, a, g, d, dW.mT, dP.mT)
+        da.append(d_a)
+        ds.append(d_s)
         d.b_end.add_(_inner(dW, W))
         d.f_end.add_(_inner(dW, P))
         d.m_end.add_(_inner(dP, P))
         out.S[layer] = (g.m_end * dP).addcmul_(g.f_end, dW)
         out.M[layer] = g.b_end * dW
     return da, ds
+
+
+def _writes(narrow: Tensor, wide: Tensor, g: Gates, d: Gates, dW: Tensor, dP: Tensor) -> tuple[Tensor, Tensor]:
+    """Through −narrowᵀ(G_C ∘ wide) and −narrowᵀ(n_C ∘ wide); whatever is done per entry is done on the narrow side."""
+    from_W, from_P = torch.bmm(wide, dW.mT), torch.bmm(wide, dP.mT)  # (N, c, narrow)
+    d.G_end.sub_(_rows(narrow, from_W))
+    d.n_end.sub_(_rows(narrow, from_P))
+    d_wide = torch.bmm(g.G_end * narrow, dW).baddbmm_(g.n_end * narrow, dP, beta=-1, alpha=-1)
+    return from_W.mul_(g.G_end).addcmul_(g.n_end, from_P).neg_(), d_wide
 
 
 def _reads(
@@ -117,7 +127,7 @@ def _anchored_steps(
     net: MemoryNet, c: Chunk, r: Record, da: list[Tensor], ds: list[Tensor], out: Grads
 ) -> tuple[Tensor, Tensor]:
     """Through the gradients at the anchor: the second derivative of the loss. Returns dk and dv."""
-    act, (a, _, z, delta, pulled), at = ACTIVATIONS[net.activation], r.steps, r.at
+    act, (a, _, z, delta, pulled, slopes), at = ACTIVATIONS[net.activation], r.steps, r.at
     d_at, dz, carried = out.at, [], None  # carried: gradient at what σ′ multiplied, on its way up the layers
     for layer in range(net.depth):
         out.of_layer(layer).theta.add_(_rows(ds[layer], delta[layer]))
@@ -126,22 +136,23 @@ def _anchored_steps(
             d_delta.baddbmm_(carried, at[layer])
             d_at[layer].baddbmm_(carried.mT, delta[layer])
         if layer < net.depth - 1:
-            carried = act.pull(d_delta, z[layer])
             dz.append(act.bend(z[layer]).mul_(pulled[layer]).mul_(d_delta))
+            carried = d_delta.mul_(slopes[layer])
     dz_last, d_error = _error(net, z[-1], c.k, c.v, d_delta, out)
     dz.append(dz_last)
     for layer in range(net.depth - 1, -1, -1):
         d_at[layer].baddbmm_(a[layer].mT, dz[layer])
         da[layer].baddbmm_(dz[layer], at[layer].mT)
         if layer:
-            dz[layer - 1].add_(act.pull(da[layer], z[layer - 1]))
+            dz[layer - 1].addcmul_(da[layer], slopes[layer - 1])
     return (da[0] + d_error if net.residual else da[0]), -d_error
 
 
 def _error(net: MemoryNet, z: Tensor, k: Tensor, v: Tensor, u: Tensor, out: Grads) -> tuple[Tensor, Tensor]:
     """Through δ = ∂ℓ/∂z of the last layer: gradients at z and at the error y − v."""
     if not net.norm:
-        return 2 * u, 2 * u
+        u = 2 * u
+        return u, u
     gain = net.norm_weight.to(z.dtype)
     d_error, dz, dgain = norm_pull_backward(u, 2 * (net.finish(z, k) - v), z, gain, net.eps)
     d_error *= 2

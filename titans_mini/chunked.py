@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -114,8 +115,7 @@ class _Kept(NamedTuple):
 
     M: Matrices
     S: Matrices
-    at: Matrices
-    known: tuple[list[Tensor], list[Tensor]] | None
+    z: list[Tensor]  # each layer's output at the keys, then at the queries
 
 
 class _Span(NamedTuple):
@@ -137,7 +137,7 @@ def _spans(run: _Run, tensors: list[Tensor], backwards: bool = False) -> Iterato
     for start in reversed(starts) if backwards else starts:
         here = slice(start, min(start + span, count))
         raw = [x[:, :, here] for x in gates]
-        g, n, G = multiply_gates(*raw, run.read, run.online)
+        g, n, G = multiply_gates(*raw, run.read, run.online, keep_n=backwards)
         inverse: list[Tensor | None] = [None] * (here.stop - start)
         if run.online:
             inverse = list(online_inverse(k[:, here], g.theta[0], g.G_before[0]).unbind(1))
@@ -156,7 +156,7 @@ def _forward(
             at = M if y else at
             y_c, r = run_chunk(run.net, c, M, S, at)
             if kept is not None and len(y) % run.group == 0:
-                kept.append(_Kept(M, S, at, (r.steps.z, r.z) if run.group == 1 else None))
+                kept.append(_Kept(M, S, [*r.steps.z, *r.z] if run.group == 1 else []))
             y.append(y_c)
             M, S = end_chunk(c, r.steps, M, S)
     return torch.stack(y, 1), M, S
@@ -179,24 +179,29 @@ class _Chunks(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: _Run, *everything: Tensor) -> tuple[Tensor, ...]:
-        L = run.net.depth
+        L, kept = run.net.depth, []
         tensors, M, S, at = list(everything[:6]), *(list(everything[6 + i * L : 6 + (i + 1) * L]) for i in range(3))
-        ctx.run, ctx.kept = run, []
-        y, M, S = _forward(run, tensors, M, S, at, ctx.kept)
-        ctx.save_for_backward(*everything)
+        y, M, S = _forward(run, tensors, M, S, at, kept)
+        ctx.run, ctx.inputs, ctx.size = run, len(everything), [len(x) for x in kept[0]]
+        # all by way of save_for_backward: it is freed after use, and hooks see it (offloading, checkpointing)
+        ctx.save_for_backward(*everything, *(x for group in kept for part in group for x in part))
         return y, *M, *S
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
-        L, everything = ctx.run.net.depth, ctx.saved_tensors
+        saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
+        L, everything, rest = ctx.run.net.depth, saved[: ctx.inputs], iter(saved[ctx.inputs :])
+        groups = (len(saved) - ctx.inputs) // sum(ctx.size)
+        kept = [_Kept(*(list(islice(rest, size)) for size in ctx.size)) for _ in range(groups)]
         run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[6 + 3 * L :]))
+        at = list(everything[6 + 2 * L : 6 + 3 * L])
         with torch.autocast(dy.device.type, enabled=False):
-            return None, *_backward(run, list(everything[:6]), ctx.kept, dy, list(ends[:L]), list(ends[L:]))
+            return None, *_backward(run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
 
 
 def _backward(
-    run: _Run, tensors: list[Tensor], kept: list[_Kept], dy: Tensor, dM: Matrices, dS: Matrices
+    run: _Run, tensors: list[Tensor], kept: list[_Kept], at: Matrices, dy: Tensor, dM: Matrices, dS: Matrices
 ) -> list[Tensor]:
     """Go back through a run of chunks: gradients at its tensors, M, S, the first anchor and the slow weights."""
     d_at = [torch.zeros_like(x) for x in dM]
@@ -204,9 +209,9 @@ def _backward(
     out = Grads([], dM, dS, d_at, *(slow or (None, None)))
     d_qkv, d_gates = [], []
     for span in _spans(run, tensors, backwards=True):
-        d_theta, dn, dG = (torch.zeros_like(x) for x in (span.gates[2], span.n, span.G))
+        d_theta, dn, dG = (torch.zeros_like(x) for x in (span.gates[2], span.n[..., -1:, :], span.G))
         of_chunks = slice_gates(d_theta, dn, dG, run.read, run.online).chunks()
-        for i, c, r in _records(run, span, kept):
+        for i, c, r in _records(run, span, kept, at):
             out.gates = of_chunks[i]
             out.at = d_at if run.separate_anchor else out.M  # a run that begins inside a chunk is that one chunk
             d_qkv.append(backward_chunk(run.net, c, r, dy[:, span.start + i], out))
@@ -216,13 +221,15 @@ def _backward(
     return [*d_qkv, *d_gates, *out.M, *out.S, *d_at, *slow]
 
 
-def _records(run: _Run, span: _Span, kept: list[_Kept]) -> Iterator[tuple[int, Chunk, Record]]:
+def _records(run: _Run, span: _Span, kept: list[_Kept], first_at: Matrices) -> Iterator[tuple[int, Chunk, Record]]:
     """Recall the forward pass of a span's chunks, the last chunk first, group by group."""
     for first in reversed(range(0, len(span.chunks), run.group)):
-        M, S, at, known = kept[(span.start + first) // run.group]
+        M, S, z = kept[(span.start + first) // run.group]
+        known = (z[: len(z) // 2], z[len(z) // 2 :]) if z else None
+        at = M if span.start + first else first_at  # the very first anchor may be older than its state
         records = []
         for c in span.chunks[first : first + run.group]:
-            _, r = run_chunk(run.net, c, M, S, at, known)
+            _, r = run_chunk(run.net, c, M, S, at, known, slopes=True)
             records.append((first + len(records), c, r))
             if len(records) < run.group:
                 M, S = end_chunk(c, r.steps, M, S)

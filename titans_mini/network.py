@@ -211,7 +211,12 @@ class MemoryNet(nn.Module):
         return x + z if self.residual else z
 
     def deltas(
-        self, z: list[Tensor], k: Tensor, v: Tensor, weights: Weights | list[Tensor]
+        self,
+        z: list[Tensor],
+        k: Tensor,
+        v: Tensor,
+        weights: Weights | list[Tensor],
+        slopes: list[Tensor] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Differentiate ℓ = ‖M(k) − v‖² by hand, for all tokens at once.
 
@@ -222,6 +227,7 @@ class MemoryNet(nn.Module):
             k: (..., T, D) keys.
             v: (..., T, D) values.
             weights: L tensors (..., in, out), the anchor.
+            slopes: σ′ at the first L−1 of z, where they are known already.
 
         Returns:
             δ: L tensors (..., T, out); and what σ′ multiplied to give the first L−1 of them, δ Wᵀ of the layer above.
@@ -235,5 +241,5 @@ class MemoryNet(nn.Module):
         deltas, pulled = [delta], []
         for layer in range(self.depth - 1, 0, -1):
             pulled.append(deltas[-1] @ weights[layer].mT)
-            deltas.append(pull(pulled[-1], z[layer - 1]))
+            deltas.append(pulled[-1] * slopes[layer - 1] if slopes else pull(pulled[-1], z[layer - 1]))
         return deltas[::-1], pulled[::-1]
