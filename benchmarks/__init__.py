@@ -1,0 +1,1 @@
+"""How fast, how small and how exact: one command, one table, one process. Run `python -m benchmarks`."""

@@ -1,0 +1,180 @@
+"""The results file, and the table that is drawn from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import LAYER, PEERS, PER_TOKEN, SWEEPS
+from benchmarks.memory import ROOT
+
+KEY = ("sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass")  # what makes a row the same row
+NOTES = f"""
+bars      number is ours, – was not measured. Ratios are within one sweep: one process, all providers in turn.
+ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
+ms        median over the rounds of process time in one thread (on a GPU: events); spread is slowest over fastest.
+share     of the rate of the yardstick in the same sweep, 256 products of 64×64×64 in a call. Operations by formula:
+          12P − 2P₁ + 2CN per token and head forward, three times that with backward; attention: half of the scores,
+          as the mask leaves them.
+peak      bytes above the inputs, each in a process of its own (`--memory`).
+layers    titans-pytorch is a whole layer: RMSNorm, linear q, k, v and gates, memory. `{LAYER}` is our operator
+          behind the same modules, with one head and a batch of four sequences as there. Gradients reach parameters
+          and input. `{PER_TOKEN}` computes what ours does. `per chunk` updates once a chunk, and
+          `default` never refreshes the weights at which it takes gradients: both do less.
+""".strip("\n")
+
+SIZES = ("B", "H", "T", "D", "C", "depth")
+TITLES = ("provider", "net", "pass", "ratio", "ms", "min", "spread", "GFLOP/s", "share", "peak MiB", " ".join(SIZES))
+
+
+def hardware(device: str) -> dict:
+    """Name the processor, PyTorch's version and the number of threads."""
+    if device == "cuda":
+        return {"cpu": torch.cuda.get_device_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M)
+        cpu = f"{named[1]}, {os.cpu_count()} cores" if named else cpu
+    return {"cpu": cpu, "torch": torch.__version__, "threads": torch.get_num_threads()}
+
+
+def commit() -> str:
+    """Return the last commit that changed what is measured; a plus sign says that files were changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    code = ("--", "titans_mini", "benchmarks")
+    try:
+        return git("log", "-1", "--format=%h", *code) + ("+" if git("status", "--porcelain", *code) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no git history here"
+
+
+def stamp(device: str, command: str) -> dict:
+    """Say where, when, from what and how: the head of every results file."""
+    return {"hardware": hardware(device), "date": date.today().isoformat(), "commit": commit(), "command": command}
+
+
+def merge(old: dict, rows: list[dict]) -> list[dict]:
+    """Put new rows in the place of old ones; a peak survives a new timing, and a timing a new peak.
+
+    Args:
+        old: the results so far, {} if there are none.
+        rows: new rows.
+
+    Returns:
+        All rows, in the order of the sweeps.
+    """
+    found = {tuple(row[key] for key in KEY): row for row in old.get("rows", [])}
+    for row in rows:
+        before = found.get(tuple(row[key] for key in KEY), {})
+        fresh = {key: value for key, value in row.items() if value is not None or key not in before}
+        found[tuple(row[key] for key in KEY)] = before | fresh
+    return sorted(found.values(), key=lambda row: SWEEPS.index(row["sweep"]))
+
+
+def read(path: Path, device: str) -> dict:
+    """Read the results that a run goes on from; {} if there are none.
+
+    Raises:
+        ValueError: if they are from another machine, for ratios of two machines mean nothing.
+    """
+    if not path.exists():
+        return {}
+    old, here = json.loads(path.read_text(encoding="utf-8")), hardware(device)
+    if old["hardware"] != here:
+        raise ValueError(f"{path}: got results of {old['hardware']}, expected {here}: give --json another file")
+    return old
+
+
+def write(path: Path, results: dict) -> None:
+    """Write the results and the table beside them."""
+    write_json(path, results)
+    write_text(path.with_suffix(".txt"), table(results))
+
+
+def write_json(path: Path, results: dict) -> None:
+    """Write results as JSON, readable in a diff."""
+    write_text(path, json.dumps(results, indent=1, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file at once: a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+# -- the table ------------------------------------------------------------------------------------------------------
+
+
+def table(results: dict) -> str:
+    """Lay the results out as text: bars first, then the rows of every sweep."""
+    h = results["hardware"]
+    head = f"{h['cpu']} · torch {h['torch']} · {h['threads']} thread · {results['date']} · commit {results['commit']}"
+    worst = max(results["gate"].values())
+    gate = f"gate: {len(results['gate'])} checks of equality passed, largest relative error {worst:.1e}"
+    parts = [f"{results['command']}\n{head}\n{gate}", _bars(results["bars"])]
+    parts += [_sweep(name, [r for r in results["rows"] if r["sweep"] == name]) for name in SWEEPS]
+    return "\n\n".join([*filter(None, parts), NOTES])
+
+
+def _bars(bars: list[dict]) -> str:
+    """Lay the verdicts out."""
+    said = {True: "yes", False: "NO", None: "–"}
+    width = max(len(bar["what"]) for bar in bars)
+    lines = [f"{'what':{width}}  {'bar':>9}  {'number':>9}  reached"]
+    for bar in bars:
+        number = "–" if bar["number"] is None else f"{bar['number']:.3g}"
+        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {number:>9}  {said[bar['reached']]}")
+    return "\n".join(lines)
+
+
+def _sweep(name: str, rows: list[dict]) -> str:
+    """Lay the rows of a sweep out; empty without rows."""
+    if not rows:
+        return ""
+    cells = [TITLES, *(_cells(row, rows) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [f"sweep {name}"]
+    for row in cells:
+        aligned = [f"{c:{w}}" if i < 3 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(aligned))
+    return "\n".join(lines)
+
+
+def _cells(row: dict, rows: list[dict]) -> tuple[str, ...]:
+    """Format one row; the time of a package that is not there says so."""
+    seconds, work = row["seconds"], row["flops"]
+    ratio = _show(_ratio(row, rows), ".2f") if seconds or row["provider"] not in PEERS else "not installed"
+    times = _show(seconds, ".2f", 1e3), _show(row["min"], ".2f", 1e3), _show(row["spread"], ".2f")
+    rate = _show(work / seconds if work and seconds else None, ".1f", 1e-9)
+    peak = _show(row["peak_bytes"], ".1f", 2**-20)
+    sizes = " ".join(_show(row[key], "d") for key in SIZES)
+    return row["provider"], row["net"] or "–", row["pass"], ratio, *times, rate, _show(row["share"], ".0%"), peak, sizes
+
+
+def _show(value: float | None, form: str, factor: float = 1) -> str:
+    """Format a number; – where there is none."""
+    return "–" if value is None else format(value * factor, form)
+
+
+def _ratio(row: dict, rows: list[dict]) -> float | None:
+    """Divide by the time of ours with the same network and sizes; attention is divided by a matrix memory's."""
+    ours = LAYER if row["provider"] in (*PEERS, LAYER) else "chunked"
+    same = {"provider": ours, "net": row["net"] or "matrix"} | {key: row[key] for key in ("B", "H", "T", "D", "pass")}
+    if row["C"]:
+        same |= {"C": row["C"], "depth": row["depth"]}
+    found = [r["seconds"] for r in rows if all(r[key] == value for key, value in same.items())]
+    compared = row["provider"] != "product" and row["seconds"] and found and found[0]
+    return row["seconds"] / found[0] if compared else None

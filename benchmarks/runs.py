@@ -1,0 +1,73 @@
+"""Sweeps: build every case, time all of them in turn, and make rows of the times."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from benchmarks.cases import PEERS, Case, cases
+from benchmarks.flops import flops
+from benchmarks.memory import peak_apart
+from benchmarks.peers import titans_pytorch
+from benchmarks.providers import Work, build, forget
+from benchmarks.timing import Times, measure
+
+
+def say(text: str) -> None:
+    """Tell how far we are, beside the table and not in it."""
+    print(f"  … {text}", file=sys.stderr, flush=True)
+
+
+def installed(case: Case) -> bool:
+    """Whether a case's package is there."""
+    return case.provider not in PEERS or titans_pytorch() is not None
+
+
+def time_sweep(sweep: str, scale: int, rounds: int, device: str) -> list[dict]:
+    """Time a sweep.
+
+    Args:
+        sweep: one of SWEEPS.
+        scale: lengths are divided by it.
+        rounds: of every call, after a warm-up.
+        device: "cpu" or "cuda".
+
+    Returns:
+        Its rows; those of a package that is not installed have no time.
+    """
+    every = cases(sweep, scale)
+    calls = {}
+    for case in filter(installed, every):
+        work = build(case, device)
+        for which in case.passes:
+            calls[case, which] = work.forward if which == "forward" else work.both
+            check_finite(case, which, work)
+    times = measure(calls, rounds, device, lambda text: say(f"sweep {sweep}: {text}"))
+    forget()  # the inputs, before the next sweep
+    yardstick = next(flops(case, "forward") / t.median for (case, _), t in times.items() if case.provider == "product")
+    return [_row(case, which, times.get((case, which)), yardstick) for case in every for which in case.passes]
+
+
+def check_finite(case: Case, which: str, work: Work) -> None:
+    """Refuse to time a memory that diverges: its NaN may be faster or slower than numbers."""
+    if which == "forward" and not math.isfinite(work.forward().sum().item()):
+        raise ValueError(f"{case}: its output is not finite")
+
+
+def _row(case: Case, which: str, times: Times | None, yardstick: float) -> dict:
+    """Make a row of the results file; `yardstick` is the product's rate."""
+    work = flops(case, which)
+    share = work / times.median / yardstick if times and work and which == "forward" else None
+    median, fastest, spread = times or (None, None, None)
+    measured = {"seconds": median, "min": fastest, "spread": spread, "flops": work, "share": share}
+    return case.row() | {"pass": which} | measured | {"peak_bytes": None}
+
+
+def weigh_sweep(sweep: str, scale: int, device: str) -> list[dict]:
+    """Measure the peak memory of a sweep's cases, each in a process of its own: rows without times."""
+    rows = []
+    for case in filter(installed, cases(sweep, scale)):
+        for which in case.passes if case.provider != "product" else ():
+            say(f"sweep {sweep}: memory of {case.provider} {case.net or ''} T {case.T} {which}")
+            rows.append(_row(case, which, None, 1.0) | {"peak_bytes": peak_apart(case, which, device)})
+    return rows

@@ -1,0 +1,37 @@
+"""Recorded results: numbers that took long or need a quiet machine, with their hardware, date and commit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+FOLDERS = (HERE / "assets" / "results", HERE.parent / "assets" / "results")  # installed; in a checkout
+COMMANDS = {
+    "chunked_cpu": "python -m benchmarks --json assets/results/chunked_cpu.json",
+    "stream_cpu": "python -m benchmarks.stream",
+}
+
+
+def load_results(name: str) -> dict:
+    """Read a recorded result.
+
+    Args:
+        name: "chunked_cpu" (times of all forms of the memory) or "stream_cpu" (a million bytes, token by token).
+
+    Returns:
+        What the file holds; always with `hardware`, `date`, `commit` and `command`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    for folder in FOLDERS:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    looked = " and ".join(str(folder / f"{name}.json") for folder in FOLDERS)
+    if name not in COMMANDS:
+        raise FileNotFoundError(f"results: got {name!r}, expected one of {sorted(COMMANDS)}; looked for {looked}")
+    raise FileNotFoundError(
+        f"results: nothing recorded as {name!r}; looked for {looked}. In a checkout this makes it: {COMMANDS[name]}"
+    )
