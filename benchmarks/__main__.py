@@ -48,7 +48,9 @@ def collect(options: argparse.Namespace, errors: dict[str, float]) -> dict:
             rows = runs.time_sweep(sweep, scale, options.rounds, options.device)
         rows = report.merge(old, rows)
         asked = bars.Rows(rows, scale, numbers)
-        old = head | {"gate": errors, "bars": [bar.verdict(asked) for bar in bars.all_bars()], "rows": rows}
+        verdicts = [bar.verdict(asked) for bar in bars.all_bars()]
+        sweeps = report.origins(old, head, sweep, options.memory)
+        old = head | {"gate": errors, "bars": verdicts, "rows": rows, "sweeps": sweeps}
         report.write(options.json, old)
     return old
 

@@ -52,7 +52,7 @@ def commit() -> str:
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
-    code = ("--", "titans_mini", "benchmarks")
+    code = ("--", ":(glob)titans_mini/*.py", ":(glob)benchmarks/*.py")  # not the notebooks, pictures and results
     try:
         return git("log", "-1", "--format=%h", *code) + ("+" if git("status", "--porcelain", *code) else "")
     except (OSError, subprocess.CalledProcessError):
@@ -62,6 +62,14 @@ def commit() -> str:
 def stamp(device: str, command: str) -> dict:
     """Say where, when, from what and how: the head of every results file."""
     return {"hardware": hardware(device), "date": date.today().isoformat(), "commit": commit(), "command": command}
+
+
+def origins(old: dict, head: dict, sweep: str, memory: bool) -> dict[str, dict]:
+    """Say for every sweep in a file when, from what and how it was measured: they may come from different days."""
+    keys = ("date", "commit", "command")
+    found = {row["sweep"]: {key: old[key] for key in keys} for row in old.get("rows", [])}  # a file of before this rule
+    now = {f"{sweep}, peak memory" if memory else sweep: {key: head[key] for key in keys}}
+    return old.get("sweeps", found) | now
 
 
 def merge(old: dict, rows: list[dict]) -> list[dict]:
@@ -125,7 +133,10 @@ def table(results: dict) -> str:
     worst = max(results["gate"].values())
     gate = f"gate: {len(results['gate'])} checks of equality passed, largest relative error {worst:.1e}"
     parts = [f"{results['command']}\n{head}\n{gate}", _bars(results["bars"])]
-    parts += [_sweep(name, [r for r in results["rows"] if r["sweep"] == name]) for name in SWEEPS]
+    for name in SWEEPS:
+        of_sweep = {what: o for what, o in results.get("sweeps", {}).items() if what.split(",")[0] == name}
+        title = "; ".join(f"{what}: {o['date']}, commit {o['commit']}" for what, o in of_sweep.items())
+        parts.append(_sweep(f"sweep {title}", [r for r in results["rows"] if r["sweep"] == name]))
     return "\n\n".join([*filter(None, parts), NOTES])
 
 
@@ -140,13 +151,13 @@ def _bars(bars: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def _sweep(name: str, rows: list[dict]) -> str:
+def _sweep(title: str, rows: list[dict]) -> str:
     """Lay the rows of a sweep out; empty without rows."""
     if not rows:
         return ""
     cells = [TITLES, *(_cells(row, rows) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [f"sweep {name}"]
+    lines = [title]
     for row in cells:
         aligned = [f"{c:{w}}" if i < 3 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(aligned))
