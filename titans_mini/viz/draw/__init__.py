@@ -1,6 +1,7 @@
 """Draw functions: numbers in, artists out. Each returns a handle whose `update` reuses the artists."""
 
 from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
+from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
 from titans_mini.viz.draw.seismogram import Seismogram, seismogram
 from titans_mini.viz.draw.series import Bars, Line, Marker, bars, line, marker
 from titans_mini.viz.draw.text import TextGrid, text_grid, text_height
@@ -8,6 +9,7 @@ from titans_mini.viz.draw.tiles import Tiles, tiles
 
 __all__ = [
     "Bars",
+    "ChunkBoxes",
     "Heatmap",
     "Line",
     "Marker",
@@ -16,6 +18,7 @@ __all__ = [
     "Tiles",
     "as_array",
     "bars",
+    "chunk_boxes",
     "heatmap",
     "line",
     "marker",

@@ -1,5 +1,6 @@
 """Live explorers. Importing this package, and nothing else of the library, loads ipywidgets."""
 
+from titans_mini.viz.widgets.chunks import ChunkExplorer
 from titans_mini.viz.widgets.explorer import Explorer
 from titans_mini.viz.widgets.recall import RecallMatrix
 from titans_mini.viz.widgets.scrubber import MemoryScrubber
@@ -9,6 +10,7 @@ from titans_mini.viz.widgets.stepper import TwoLoopStepper
 from titans_mini.viz.widgets.strip import SurpriseStrip
 
 __all__ = [
+    "ChunkExplorer",
     "Explorer",
     "MemoryScrubber",
     "RecallMatrix",
