@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,37 +9,7 @@ from torch import Tensor, nn
 from titans_mini.functional import _check_options, neural_memory
 from titans_mini.gates import half_life_bias, log_spaced_half_lives
 from titans_mini.network import MemoryNet
-from titans_mini.state import MemoryState, State
-
-
-@dataclass(frozen=True, eq=False)
-class NeuralMemoryState(State):
-    """What a `NeuralMemory` carries from call to call.
-
-    Attributes:
-        memory: the memory's own state.
-        conv: (B, 3·H·D, conv_size − 1), the last inputs of the causal convolution.
-
-    Built in: notebooks/05 · Paper: section 4.4
-    """
-
-    memory: MemoryState
-    conv: Tensor
-
-    @classmethod
-    def from_dict(cls, flat: dict[str, Tensor]) -> NeuralMemoryState:
-        """Rebuild a state from `to_dict`.
-
-        Args:
-            flat: names of the memory's state after `memory.`, and `conv`.
-
-        Raises:
-            ValueError: if names are missing or unknown.
-        """
-        if "conv" not in flat:
-            raise ValueError(f"NeuralMemoryState: got names {sorted(flat)}, expected 'conv' and 'memory.…'")
-        inner = {key.removeprefix("memory."): x for key, x in flat.items() if key != "conv"}
-        return cls(memory=MemoryState.from_dict(inner), conv=flat["conv"])
+from titans_mini.state import NeuralMemoryState
 
 
 class NeuralMemory(nn.Module):
@@ -76,6 +44,8 @@ class NeuralMemory(nn.Module):
         eta: initial momentum gate.
         theta: initial step size; default (1−eta)·max_theta/2.
         max_theta: cap of θ; default 1/C (1 with anchor="token").
+        momentum: False fixes η = 0: no surprise is carried on.
+        forgetting: False fixes α = 0: nothing decays.
         eps: inside the memory's norm; default 0.1/D. ⚠ Much larger than usual: forgetting shrinks the weights, a norm
             with a tiny eps scales them up again, and heads with short half-lives then amplify rounding a million
             times within 4,096 tokens (measured in tests/test_memory.py).
@@ -108,6 +78,8 @@ class NeuralMemory(nn.Module):
         eta: float = 0.5,
         theta: float | None = None,
         max_theta: float | None = None,
+        momentum: bool = True,
+        forgetting: bool = True,
         eps: float | None = None,
     ) -> None:
         """Build the layer; see the class for the arguments."""
@@ -122,10 +94,11 @@ class NeuralMemory(nn.Module):
         self.net = MemoryNet(self.head_dim, depth, expansion, activation, residual, norm, eps)
         self.options = {"chunk_size": chunk_size, "anchor": anchor, "read": read, "backend": backend}
         _check_options(self.net, **self.options)
-        self.conv_size, self.half_life, self.eta = conv_size, half_life, eta
+        self.conv_size, self.half_life, self.eta = conv_size, half_life, eta if momentum else 0.0
+        self.learned_gates = [name for name, on in (("alpha", forgetting), ("eta", momentum), ("theta", True)) if on]
         self.feature_half_life = feature_half_life
         self.max_theta = max_theta if max_theta is not None else 1.0 if anchor == "token" else 1.0 / chunk_size
-        self.theta = theta if theta is not None else (1 - eta) * self.max_theta / 2
+        self.theta = theta if theta is not None else (1 - self.eta) * self.max_theta / 2
         if not (0 < eta < 1 and 0 < self.max_theta <= 1 and 0 < self.theta < self.max_theta):
             raise ValueError(
                 f"NeuralMemory: got eta={eta}, theta={self.theta}, max_theta={self.max_theta}, "
@@ -135,7 +108,7 @@ class NeuralMemory(nn.Module):
         inner = self.heads * self.head_dim
         self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.conv = nn.Conv1d(3 * inner, 3 * inner, conv_size, groups=3 * inner, bias=False)
-        self.to_gates = nn.Linear(dim, 3 * heads * self.gate_layers)
+        self.to_gates = nn.Linear(dim, len(self.learned_gates) * heads * self.gate_layers)
         self.to_output_gate = nn.Linear(dim, inner, bias=False)
         self.output_norm = nn.Parameter(torch.ones(self.heads, 1, self.head_dim))
         self.to_output = nn.Linear(inner, dim, bias=False)
@@ -150,11 +123,13 @@ class NeuralMemory(nn.Module):
     def reset_gates(self) -> None:
         """Set the gates to their initial half-lives, momentum and step size, the same for every token."""
         alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life))  # (H,)
-        eta = torch.full_like(alpha, self.eta).logit()
-        theta = torch.full_like(alpha, self.theta / self.max_theta).logit()
-        bias = torch.stack([alpha, eta, theta]).unsqueeze(-1).repeat(1, 1, self.gate_layers)  # (3, H, L)
-        bias[0, :, :-1] = half_life_bias(self.feature_half_life)
-        self.to_gates.bias.copy_(bias.flatten())
+        start = {
+            "alpha": alpha.unsqueeze(-1).repeat(1, self.gate_layers),  # (H, L)
+            "eta": torch.full((self.heads, self.gate_layers), self.eta, dtype=alpha.dtype).logit(),
+            "theta": torch.full((self.heads, self.gate_layers), self.theta / self.max_theta, dtype=alpha.dtype).logit(),
+        }
+        start["alpha"][:, :-1] = half_life_bias(self.feature_half_life)
+        self.to_gates.bias.copy_(torch.stack([start[name] for name in self.learned_gates]).flatten())
         self.to_gates.weight.zero_()
 
     def extra_repr(self) -> str:
@@ -193,9 +168,14 @@ class NeuralMemory(nn.Module):
         """
         raw = self.to_gates(x)
         raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # half precision has no α = 0.0002
-        raw = raw.unflatten(-1, (3, self.heads, self.gate_layers)).movedim(1, 3)  # (B, 3, H, T, L)
-        alpha, eta, theta = raw.unbind(1)
-        return alpha, eta, theta * self.max_theta
+        raw = raw.unflatten(-1, (-1, self.heads, self.gate_layers)).movedim(1, 3)  # (B, learned gates, H, T, L)
+        learned = dict(zip(self.learned_gates, raw.unbind(1), strict=True))
+        none = torch.zeros_like(learned["theta"])
+        return learned.get("alpha", none), learned.get("eta", none), learned["theta"] * self.max_theta
+
+    def targets(self, v: Tensor, alpha: Tensor) -> Tensor:
+        """Choose what keys are bound to: the values; the gated delta rule has another idea."""
+        return v
 
     def qkv(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Project to queries, keys and values.
@@ -238,10 +218,38 @@ class NeuralMemory(nn.Module):
         if x.shape[1] == 0:  # the convolution refuses an empty sequence
             return torch.zeros_like(x), state
         q, k, v, conv = self.qkv(x, state.conv)
-        y, memory = neural_memory(q, k, v, *self.gates(x), state.memory, net=self.net, **self.options)
+        gates = self.gates(x)
+        v = self.targets(v, gates[0])
+        y, memory = neural_memory(q, k, v, *gates, state.memory, net=self.net, **self.options)
+        return self._answer(y, x), NeuralMemoryState(memory=memory, conv=conv)
+
+    def recall(self, x: Tensor, weights: tuple[Tensor, ...], conv: Tensor) -> tuple[Tensor, Tensor]:
+        """Ask without writing, M*(q): every token reads the same memory.
+
+        Args:
+            x: (B, T, dim).
+            weights: L tensors (B, H, in, out), the memory to ask.
+            conv: (B, H·D, conv_size − 1), what the convolution of the queries saw before.
+
+        Returns:
+            (B, T, dim) answers and the convolution's next state.
+
+        Built in: notebooks/07 · Paper: eq. 15, 21
+        """
+        inner = self.heads * self.head_dim
+        wide = F.linear(x, self.to_qkv.weight[:inner]).mT  # (B, H·D, T)
+        padded = torch.cat([conv.to(wide.dtype), wide], -1)
+        mixed = F.silu(F.conv1d(padded, self.conv.weight[:inner], groups=inner)).mT
+        q = F.normalize(mixed.unflatten(-1, (self.heads, -1)).transpose(1, 2), dim=-1, eps=1e-6)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self.net(weights, q.to(weights[0].dtype))
+        return self._answer(y, x), padded[..., padded.shape[-1] - (self.conv_size - 1) :]
+
+    def _answer(self, y: Tensor, x: Tensor) -> Tensor:
+        """Norm per head, gate and output projection: (B, H, T, D) to (B, T, dim)."""
         y = F.rms_norm(y, (self.head_dim,), eps=1e-6) * self.output_norm
         y = y.transpose(1, 2).flatten(2).to(x.dtype) * F.silu(self.to_output_gate(x))
-        return self.to_output(y), NeuralMemoryState(memory=memory, conv=conv)
+        return self.to_output(y)
 
     def _check(self, x: Tensor, state: NeuralMemoryState | None) -> None:
         """Refuse an input or a state that does not fit this layer."""

@@ -66,7 +66,12 @@ class State:
             if isinstance(x, State):
                 flat |= {f"{f.name}.{key}": y for key, y in x.to_dict().items()}
             elif isinstance(x, tuple):
-                flat |= {f"{f.name}.{i}": y for i, y in enumerate(x)}
+                for i, y in enumerate(x):
+                    flat |= (
+                        {f"{f.name}.{i}.{key}": z for key, z in y.to_dict().items()}
+                        if isinstance(y, State)
+                        else {f"{f.name}.{i}": y}
+                    )
             elif x is not None:
                 flat[f.name] = x if torch.is_tensor(x) else torch.tensor(x)
         return flat
@@ -171,3 +176,33 @@ class MemoryState(State):
             raise ValueError(f"MemoryState: got names {sorted(flat)}, expected {sorted(expected)}: not its to_dict()?")
         parts = {p: tuple(flat[f"{p}.{i}"] for i in range(depth)) for p in ("weights", "momentum", "anchor")}
         return cls(**parts, position=int(flat["position"]))
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralMemoryState(State):
+    """What a `NeuralMemory` carries from call to call.
+
+    Attributes:
+        memory: the memory's own state.
+        conv: (B, 3·H·D, conv_size − 1), the last inputs of the causal convolution.
+
+    Built in: notebooks/05 · Paper: section 4.4
+    """
+
+    memory: MemoryState
+    conv: Tensor
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> NeuralMemoryState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: names of the memory's state after `memory.`, and `conv`.
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        if "conv" not in flat:
+            raise ValueError(f"NeuralMemoryState: got names {sorted(flat)}, expected 'conv' and 'memory.…'")
+        inner = {key.removeprefix("memory."): x for key, x in flat.items() if key != "conv"}
+        return cls(memory=MemoryState.from_dict(inner), conv=flat["conv"])

@@ -1,0 +1,260 @@
+"""Attention in the three shapes the architectures need: causal, a sliding window with a prefix, and by segment.
+
+All of them are `scaled_dot_product_attention` with a mask. What has to be kept from call to call is bounded by the
+window or the segment; only full causal attention keeps everything it has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_mini.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionState(State):
+    """The keys and values that later tokens may still see.
+
+    Attributes:
+        k: (B, H, N, D) keys, rotated.
+        v: (B, H, N, D) values.
+        position: tokens seen so far.
+
+    Built in: notebooks/07 · Paper: section 4.1
+    """
+
+    k: Tensor
+    v: Tensor
+    position: int = 0
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> AttentionState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: `k`, `v` and `position`.
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        if set(flat) != {"k", "v", "position"}:
+            raise ValueError(f"AttentionState: got names {sorted(flat)}, expected ['k', 'position', 'v']")
+        return cls(flat["k"], flat["v"], int(flat["position"]))
+
+
+def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
+    """Turn pairs of components by angles that grow with the position (RoPE): products then depend on distances.
+
+    Args:
+        x: (..., T, D) queries or keys, D even.
+        positions: (T,) integers.
+        base: of the wavelengths.
+
+    Returns:
+        (..., T, D).
+
+    Built in: notebooks/07 · Paper: section 3.3
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=_wide(x)) / half)
+    angle = positions.to(frequency.device, torch.float64)[:, None] * frequency  # token 10⁶ needs more than float32
+    cos, sin = angle.cos().to(x), angle.sin().to(x)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+
+def _wide(x: Tensor) -> torch.device:
+    """Where float64 exists: Apple's GPUs have none."""
+    return torch.device("cpu") if x.device.type == "mps" else x.device
+
+
+def window_mask(new: int, old: int, window: int | None, device: torch.device | None = None) -> Tensor:
+    """Say which of the last tokens each new token sees: itself and the window − 1 before it.
+
+    Args:
+        new: T, number of new tokens.
+        old: N, number of older tokens whose keys are kept.
+        window: how many tokens a query sees, itself included; None for all.
+        device: where the mask lives.
+
+    Returns:
+        (T, N + T) booleans.
+
+    Built in: notebooks/07 · Paper: section 4.2
+    """
+    distance = torch.arange(new, device=device)[:, None] + old - torch.arange(old + new, device=device)
+    return (distance >= 0) & (distance < (window or old + new + 1))
+
+
+class Attention(nn.Module):
+    """Softmax attention that sees the last `window` tokens, or its own segment, and a prefix that is always visible.
+
+    Args:
+        dim: size of inputs and outputs.
+        heads: H.
+        window: tokens a query sees, itself included.
+        segment: tokens of a segment; attention starts afresh at each. With neither, causal attention over everything.
+        offset: position of the first token; the prefix has position 0, and tokens between may be `extra`.
+        rope_base: of the rotary positions.
+
+    Raises:
+        ValueError: if sizes do not fit.
+
+    Built in: notebooks/07 · Paper: eq. 1–2, 23, 27
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int | None = None,
+        segment: int | None = None,
+        offset: int = 1,
+        rope_base: float = 10_000.0,
+    ) -> None:
+        """Build the projections; see the class for the arguments."""
+        super().__init__()
+        if dim < 1 or heads < 1 or dim % heads or dim // heads % 2:
+            raise ValueError(f"Attention: got dim={dim}, heads={heads}, expected dim = heads × an even head size")
+        if (window is not None and window < 1) or (segment is not None and segment < 1) or (window and segment):
+            raise ValueError(
+                f"Attention: got window={window}, segment={segment}, expected one of them, or none, at least 1"
+            )
+        self.dim, self.heads, self.window, self.segment = dim, heads, window, segment
+        self.offset, self.rope_base = offset, rope_base
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_output = nn.Linear(dim, dim, bias=False)
+
+    def init_state(self, batch: int) -> AttentionState:
+        """Start with nothing seen.
+
+        Args:
+            batch: number of sequences B.
+
+        Built in: notebooks/07 · Paper: –
+        """
+        empty = self.to_qkv.weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)
+        return AttentionState(empty, empty)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: AttentionState | None = None,
+        prefix: Tensor | None = None,
+        extra: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, AttentionState]:
+        """Attend.
+
+        Args:
+            x: (B, T, dim).
+            state: where to go on from.
+            prefix: (B or 1, P, dim) persistent tokens: every query sees them, at position 0.
+            extra: keys and values (B, H, E, D) with a mask (T, E) behind them, see `long_term`; T within one segment.
+
+        Returns:
+            (B, T, dim) and the state after the last token.
+
+        Built in: notebooks/07 · Paper: eq. 23, 27, 31
+        """
+        state = state or self.init_state(x.shape[0])
+        q, k, v = self.heads_of(self.to_qkv(x), 3)
+        places = torch.arange(state.position, state.position + x.shape[1], device=x.device)
+        if self.segment:
+            places = places % self.segment
+        q, k = (rotate(z, places + self.offset, self.rope_base) for z in (q, k))
+        fixed = self._fixed(prefix, x.shape[0])
+        if self.window and x.shape[1] > self.window:
+            y = self._in_blocks(q, k, v, state, fixed)
+        elif self.segment and state.position % self.segment + x.shape[1] > self.segment:
+            return self._by_segments(x, state, prefix)
+        else:
+            y = self._at_once(q, k, v, state, fixed, extra)
+        return self.to_output(y.transpose(1, 2).flatten(2)), self._next(state, k, v)
+
+    def heads_of(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """Split (B, T, parts·dim) into tensors (B, H, T, D)."""
+        return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
+        return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2)
+
+    def _fixed(self, prefix: Tensor | None, batch: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the prefix, for each sequence."""
+        if prefix is None:
+            return []
+        return [tuple(z.expand(batch, -1, -1, -1) for z in self.keys_and_values(prefix))]
+
+    def _at_once(self, q, k, v, state, fixed, extra) -> Tensor:
+        """All new tokens against all that is kept, with one mask."""
+        T, old = q.shape[2], state.k.shape[2]
+        mask = window_mask(T, old, self.window, q.device)
+        keys, values = [state.k.to(k), k], [state.v.to(v), v]
+        if extra is not None:
+            keys, values, mask = [extra[0], *keys], [extra[1], *values], torch.cat([extra[2], mask], 1)
+        for a, b in fixed:
+            keys, values = [a, *keys], [b, *values]
+            mask = F.pad(mask, (a.shape[2], 0), value=True)
+        return F.scaled_dot_product_attention(q, torch.cat(keys, 2), torch.cat(values, 2), attn_mask=mask)
+
+    def _in_blocks(self, q, k, v, state, fixed) -> Tensor:
+        """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
+        B, H, T, D = q.shape
+        w, old = self.window, state.k.shape[2]
+        count = -(-T // w)
+        q, k, v = (F.pad(z, (0, 0, 0, count * w - T)) for z in (q, k, v))
+        past = [F.pad(z.to(new), (0, 0, w - old, 0)) for z, new in ((state.k, k), (state.v, v))]
+        k, v = (torch.cat([a, b], 2).unfold(2, 2 * w, w).movedim(-1, 3) for a, b in zip(past, (k, v), strict=True))
+        mask = window_mask(w, w, w, q.device).repeat(count, 1, 1)  # (blocks, w, 2w)
+        mask[0, :, : w - old] = False  # nothing came before
+        q, k, v = (z.transpose(1, 2).flatten(0, 1) for z in (q.unflatten(2, (count, w)), k, v))  # (B·blocks, H, …, D)
+        for a, b in fixed:
+            a, b = (z.repeat_interleave(count, 0) for z in (a, b))
+            k, v, mask = torch.cat([a, k], 2), torch.cat([b, v], 2), F.pad(mask, (a.shape[2], 0), value=True)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.repeat(B, 1, 1).unsqueeze(1))
+        return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+
+    def _by_segments(self, x: Tensor, state: AttentionState, prefix: Tensor | None) -> tuple[Tensor, AttentionState]:
+        """A call over several segments, one after the other."""
+        y = []
+        for part in split_segments(x, state.position, self.segment):
+            part, state = self(part, state, prefix)
+            y.append(part)
+        return torch.cat(y, 1), state
+
+    def _next(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
+        """Keep what a later token can see."""
+        position = state.position + k.shape[2]
+        keep = None
+        if self.window:
+            keep = self.window - 1
+        elif self.segment:
+            keep = position % self.segment
+        k, v = (torch.cat([old.to(new), new], 2) for old, new in ((state.k, k), (state.v, v)))
+        if keep is not None:
+            k, v = (z[:, :, max(0, z.shape[2] - keep) :] for z in (k, v))
+        return AttentionState(k, v, position)
+
+
+def split_segments(x: Tensor, position: int, segment: int) -> list[Tensor]:
+    """Cut a call where segments end.
+
+    Args:
+        x: (B, T, …).
+        position: tokens seen before.
+        segment: tokens of a segment.
+
+    Returns:
+        Parts of x, each inside one segment.
+
+    Built in: notebooks/07 · Paper: section 4.1
+    """
+    first = min(x.shape[1], segment - position % segment)
+    rest = x.shape[1] - first
+    sizes = [first] + [segment] * (rest // segment) + ([rest % segment] if rest % segment else [])
+    return list(x.split(sizes, 1))

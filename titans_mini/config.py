@@ -1,0 +1,142 @@
+"""What a model is made of: one frozen dataclass, a comment per field, and presets from the paper's table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+VARIANTS = ("mac", "mag", "mal", "lmm", "transformer", "swa", "delta", "gated-delta")
+WITH_MEMORY = ("mac", "mag", "mal", "lmm", "delta", "gated-delta")
+GATES = ("sigmoid", "both", "literal", "add")
+# dim, layers, heads of the paper's table (NeurIPS, appendix E.1)
+SIZES = {"170m": (768, 12, 16), "340m": (1024, 24, 16), "760m": (1536, 24, 16), "1.3b": (2048, 18, 8)}
+
+
+@dataclass(frozen=True)
+class TitansConfig:
+    """The shape of a `TitansLM`. Where the paper leaves something open, the field says what we chose and why (⚠).
+
+    Raises:
+        ValueError: if the sizes or options do not fit together.
+
+    Built in: notebooks/07 · Paper: section 4, appendix E.1
+    """
+
+    variant: str = "mac"  # mac, mag, mal, lmm, or a baseline: transformer, swa, delta, gated-delta
+    vocab_size: int = 256  # bytes; the paper's models have 32,000 pieces of words
+    dim: int = 64  # width of the residual stream
+    layers: int = 2
+    heads: int = 2  # of attention and of the memory alike (⚠ the paper does not say how the memory is split)
+    mlp_ratio: float = 8 / 3  # hidden width of the SwiGLU in units of dim: as many weights as an MLP of ratio 4
+    window: int = 64  # mag, mal, swa: tokens a query sees; the paper has 2,048
+    segment: int = 64  # mac: tokens attended to at once; the paper has 512
+    persistent: int = 4  # learned tokens that every query sees; the paper has 128
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = True  # ⚠ not stated; small vocabularies and models gain from it
+
+    # the memory
+    chunk_size: int = 16  # C, as in the paper
+    memory_depth: int = 2  # L_M; 1 is a matrix
+    memory_expansion: float = 4
+    residual: bool = True  # M(x) = x + LN(…), the paper's second version
+    norm: bool = True
+    layer_gates: bool = True  # one α, η, θ per layer of the memory: the second version says depth needs it
+    conv_size: int = 4
+    half_life: tuple[float, float] = (32.0, 4096.0)  # where the forget gates of the heads start, in tokens
+    max_theta: float | None = None  # cap of θ; default 1/C, see NeuralMemory
+    momentum: bool = True  # False: η = 0, for ablations
+    forgetting: bool = True  # False: α = 0
+
+    # what the paper leaves open
+    read: str = "after"  # ⚠ "after" reads M_t, "before" M_{t−1}: eq. 15 has no index; after, a token can answer itself
+    gate: str = "sigmoid"  # ⚠ ⊗ of eq. 25, 28: norm(y) σ(norm(m)); "both" σ·σ, "literal" y·m, "add" norm(y) + norm(m)
+    order: str = "phs"  # ⚠ mac: positions of [P ‖ h ‖ S] (v1) or "psh" (second version); masks are causal in both
+    long_term: int | None = None  # ⚠ mac: tokens h per segment, evenly spaced; None is one per token, as eq. 21 reads
+    literal: bool = False  # mac as printed: h and the final read see their whole segment. It leaks; for the lesson
+    mal_residual: bool = True  # ⚠ mal: x + M(x) before attention, as in Samba; False is eq. 30–31 to the letter
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, the first thing found."""
+        for name, allowed in (
+            ("variant", VARIANTS),
+            ("gate", GATES),
+            ("read", ("after", "before")),
+            ("order", ("phs", "psh")),
+        ):
+            if getattr(self, name) not in allowed:
+                got = getattr(self, name)
+                raise ValueError(f"{name}: got {got!r}, expected one of {list(allowed)}: a typing error?")
+        sizes = ("vocab_size", "dim", "layers", "heads", "window", "segment", "chunk_size", "memory_depth", "conv_size")
+        for name in sizes:
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name}: got {size!r}, expected an integer ≥ 1")
+        if self.persistent < 0:
+            raise ValueError(f"persistent: got {self.persistent}, expected ≥ 0 tokens")
+        if self.dim % self.heads or self.dim // self.heads % 2:
+            raise ValueError(
+                f"heads: got {self.heads} for dim {self.dim}, expected dim = heads × an even head size: positions turn "
+                "pairs of components"
+            )
+        if self.variant == "mac" and self.segment % self.chunk_size:
+            raise ValueError(
+                f"segment: got {self.segment}, expected a multiple of chunk_size {self.chunk_size}: the memory that a "
+                "segment reads is the one at the end of a chunk"
+            )
+        if self.long_term is not None and (self.long_term < 1 or self.segment % self.long_term):
+            raise ValueError(
+                f"long_term: got {self.long_term}, expected a divisor of segment {self.segment}, or None: one per token"
+            )
+        if self.literal and self.variant != "mac":
+            raise ValueError(f"literal: got True with variant {self.variant!r}, expected 'mac': the others do not leak")
+
+    @classmethod
+    def preset(cls, name: str, **changes: object) -> TitansConfig:
+        """Name a configuration: variant and size, such as "mac-340m" or "mag-tiny".
+
+        Args:
+            name: one of the variants, a hyphen, and tiny, 170m, 340m, 760m or 1.3b.
+            changes: fields that differ from the preset.
+
+        Returns:
+            tiny: two layers of 64, bytes, trains in a minute on a laptop. The others: width, depth and heads of the
+            paper's table, chunk 16, segment 512, window 2,048, 128 persistent and 256 long-term tokens, 32,000 pieces.
+
+        Raises:
+            ValueError: if there is no such preset.
+
+        Built in: notebooks/07 · Paper: appendix E.1
+        """
+        variant, _, size = name.rpartition("-")
+        if variant not in VARIANTS or size not in ("tiny", *SIZES):
+            raise ValueError(
+                f"preset: got {name!r}, expected variant-size with a variant of {list(VARIANTS)} and a size of "
+                f"{['tiny', *SIZES]}, for example 'mac-340m'"
+            )
+        if size == "tiny":
+            return cls(variant=variant, **changes)
+        dim, layers, heads = SIZES[size]
+        paper = cls(
+            variant=variant,
+            vocab_size=32_000,
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            window=2048,
+            segment=512,
+            persistent=128,
+            long_term=256,
+        )
+        return replace(paper, **changes)
+
+    @classmethod
+    def open_choices(cls) -> dict[str, str]:
+        """List the fields in which we had to choose (⚠), with their defaults: the ledger of notebook 13 shows them.
+
+        Returns:
+            Name → default, as text.
+
+        Built in: notebooks/07 · Paper: –
+        """
+        names = ("heads", "tie_embeddings", "read", "gate", "order", "long_term", "mal_residual")
+        return {f.name: repr(f.default) for f in fields(cls) if f.name in names}

@@ -1,0 +1,273 @@
+"""TitansLM: a language model in the Llama frame, with a memory in every block."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_mini.blocks import Block
+from titans_mini.config import TitansConfig
+from titans_mini.mixers import BlockState
+from titans_mini.sampling import choose
+from titans_mini.state import State
+
+
+@dataclass(frozen=True, eq=False)
+class TitansState(State):
+    """What a model carries from call to call. Its size does not grow with the text, except for "transformer".
+
+    Attributes:
+        blocks: one `BlockState` for each block.
+        position: tokens read so far.
+
+    Built in: notebooks/07 · Paper: section 4
+    """
+
+    blocks: tuple[BlockState, ...]
+    position: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(x.numel() * x.element_size() for key, x in self.to_dict().items() if x.dim())
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> TitansState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: `position`, and the names of the blocks' states after `blocks.0.`, `blocks.1.`, ….
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        parts: dict[int, dict[str, Tensor]] = {}
+        for key, x in flat.items():
+            head, _, rest = key.partition(".")
+            number, _, name = rest.partition(".")
+            if head == "blocks" and number.isdigit():
+                parts.setdefault(int(number), {})[name] = x
+            elif key != "position":
+                raise ValueError(f"TitansState: got the name {key!r}, expected 'position' and 'blocks.…'")
+        if "position" not in flat or sorted(parts) != list(range(len(parts))):
+            raise ValueError(f"TitansState: got names {sorted(flat)[:5]}…, expected 'position', 'blocks.0.…' and so on")
+        return cls(tuple(BlockState.from_dict(parts[i]) for i in range(len(parts))), int(flat["position"]))
+
+
+class TitansLM(nn.Module):
+    """A causal language model: tokens (B, T) → logits (B, T, vocab_size), with a state of constant size.
+
+    Args:
+        config: its shape.
+
+    Built in: notebooks/07 · Paper: section 4, 3.3
+    """
+
+    def __init__(self, config: TitansConfig) -> None:
+        """Build the model with fresh weights."""
+        super().__init__()
+        if not isinstance(config, TitansConfig):
+            got = type(config).__name__
+            raise TypeError(f"config: got {got}, expected a TitansConfig, such as TitansConfig.preset('mac-tiny')")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.dim, config.norm_eps)
+        self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        self._reference: list | None = None  # what its states look like, found when the first one comes back
+        self._init_weights()
+
+    @torch.no_grad()
+    def _init_weights(self) -> None:
+        """Small normal weights; what is added to the residual stream shrinks with the depth."""
+        for name, p in self.named_parameters():
+            if name in ("embedding.weight", "head.weight"):
+                p.normal_(0, 0.02)
+            elif name.endswith(("to_qkv.weight", "gate_and_up.weight", "to_output_gate.weight")):
+                p.normal_(0, p.shape[-1] ** -0.5)
+            elif name.endswith("to_output.weight"):
+                p.normal_(0, p.shape[-1] ** -0.5 / math.sqrt(2 * self.config.layers))
+
+    def count_parameters(self) -> int:
+        """Count the weights, shared ones once."""
+        return sum(p.numel() for p in self.parameters())
+
+    def init_state(self, batch: int) -> TitansState:
+        """Start a text.
+
+        Args:
+            batch: number of sequences B.
+
+        Returns:
+            The state that `forward` uses when it is given none.
+
+        Built in: notebooks/07 · Paper: –
+        """
+        return TitansState(tuple(block.mixer.init_state(batch) for block in self.blocks))
+
+    def forward(
+        self, tokens: Tensor, state: TitansState | None = None, *, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, TitansState]:
+        """Read tokens.
+
+        Args:
+            tokens: (B, T) integers in [0, vocab_size).
+            state: where to go on from; default the start of a text. It is never changed.
+            padding_mask: (B, T), True where a token is real. Padding is refused: it would move the chunks of one
+                sequence against those of another, and what it remembers with them. Pad on the right and ignore what
+                comes out there, or run prompts of different lengths one by one.
+
+        Returns:
+            logits (B, T, vocab_size) and the state after the last token. Any split into calls gives the same.
+
+        Raises:
+            ValueError: ids out of range, a state of another model, padding.
+            TypeError: tokens that are not integers.
+
+        Built in: notebooks/07 · Paper: section 4
+        """
+        self._check(tokens, state, padding_mask)
+        if state is None:
+            state = self.init_state(tokens.shape[0])
+        if tokens.shape[1] == 0:
+            return self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size), state
+        x, blocks = self.embedding(tokens), []
+        for block, block_state in zip(self.blocks, state.blocks, strict=True):
+            x, block_state = block(x, block_state)
+            blocks.append(block_state)
+        return self.head(self.norm(x)), TitansState(tuple(blocks), state.position + tokens.shape[1])
+
+    def loss(self, tokens: Tensor, state: TitansState | None = None) -> tuple[Tensor, TitansState]:
+        """Predict each token from those before it.
+
+        Args:
+            tokens: (B, T + 1) integers.
+            state: where to go on from.
+
+        Returns:
+            Mean cross-entropy in nats, and the state after T tokens.
+
+        Built in: notebooks/07 · Paper: –
+        """
+        logits, state = self(tokens[:, :-1], state)
+        return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()), state
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        state: TitansState | None = None,
+        stream: Callable[[Tensor], Any] | None = None,
+    ) -> tuple[Tensor, TitansState]:
+        """Go on with a text, token by token; the memory goes on learning.
+
+        Args:
+            prompt: (B, T) tokens, T ≥ 1.
+            max_new_tokens: how many to add.
+            temperature: 0 takes the likeliest token.
+            top_k: choose among the k likeliest.
+            top_p: choose among the likeliest that together have this probability.
+            seed: of a generator of its own; without it torch's own.
+            state: where to go on from.
+            stream: called with each new column (B,) of tokens.
+
+        Returns:
+            (B, T + max_new_tokens) tokens, and the state that has read all but the last.
+
+        Raises:
+            ValueError: an empty prompt, or sampling options out of range.
+
+        Built in: notebooks/07 · Paper: –
+        """
+        if prompt.dim() != 2 or prompt.shape[1] == 0:
+            raise ValueError(f"prompt: got shape {tuple(prompt.shape)}, expected (B, T), T ≥ 1: give it a first token")
+        generator = None if seed is None else torch.Generator(prompt.device).manual_seed(seed)
+        out, new = [prompt], prompt
+        for _ in range(max_new_tokens):
+            logits, state = self(new, state)
+            new = choose(logits[:, -1], temperature, top_k, top_p, generator)[:, None]
+            out.append(new)
+            if stream is not None:
+                stream(new[:, 0])
+        return torch.cat(out, 1), state if state is not None else self.init_state(prompt.shape[0])
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
+        """Write `config.json` and `model.safetensors`, by huggingface_hub's mixin; no pickle.
+
+        Args:
+            folder: where to write.
+            options: of `PyTorchModelHubMixin.save_pretrained`, such as `push_to_hub`.
+
+        Built in: notebooks/12 · Paper: –
+        """
+        from titans_mini.hub import save  # an extra of the package: not loaded before it is needed
+
+        save(self, folder, **options)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> TitansLM:
+        """Read a folder written by `save_pretrained`, or a model of the Hugging Face Hub.
+
+        Args:
+            name: the folder, or user/model.
+            options: of `PyTorchModelHubMixin.from_pretrained`.
+
+        Built in: notebooks/12 · Paper: –
+        """
+        from titans_mini.hub import load
+
+        return load(name, **options)
+
+    def _check(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> None:
+        """Refuse an input or a state that does not fit this model."""
+        if not torch.is_tensor(tokens) or tokens.is_floating_point() or tokens.dtype == torch.bool:
+            got = tokens.dtype if torch.is_tensor(tokens) else type(tokens).__name__
+            raise TypeError(f"tokens: got {got}, expected integers (B, T): embeddings, or text not yet encoded?")
+        if tokens.dim() != 2 or tokens.shape[0] == 0:
+            raise ValueError(f"tokens: got shape {tuple(tokens.shape)}, expected (B, T): the batch axis missing?")
+        if tokens.numel() and tokens.device.type != "meta":
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.config.vocab_size:
+                top = self.config.vocab_size - 1
+                raise ValueError(f"tokens: got ids from {low} to {high}, expected 0 to {top}: another tokenizer?")
+        if padding_mask is not None and not bool(padding_mask.all()):
+            raise ValueError(
+                "padding_mask: got padding, expected none: it would shift the chunks of the memory. Pad on the right, "
+                "ignore what comes out there, or run prompts of different lengths one by one"
+            )
+        if state is None:
+            return
+        if not isinstance(state, TitansState):
+            raise TypeError(f"state: got {type(state).__name__}, expected the TitansState this model returned")
+        if self._reference is None:
+            with torch.no_grad():
+                self._reference = _shapes(self.init_state(1), 1)
+        if _shapes(state, tokens.shape[0]) != self._reference:
+            raise ValueError("state: got one of another model or batch, expected the one this model returned for it")
+
+
+def _shapes(state: TitansState, batch: int) -> list[tuple[str, tuple[int, ...], bool]]:
+    """What a state looks like, apart from how much its attention has kept so far."""
+    growing = ("attention.k", "attention.v", "h_keys", "h_values")
+    out = []
+    for name, x in state.to_dict().items():
+        if x.dim():
+            shape = tuple(x.shape)
+            cut = shape[1:2] + shape[3:] if name.endswith(growing) else shape[1:]
+            out.append((name, cut, shape[0] == batch))
+    return out
