@@ -62,5 +62,5 @@ $(STAMP): pyproject.toml requirements.txt constraints.txt
 	    { echo "could not create $(VENV): this Python has no venv module. On Debian or Ubuntu: apt-get install python3-venv"; \
 	      rm -rf $(VENV); exit 1; }; }
 	@echo "installing into $(VENV) (the first time: a minute or two, about 2 GB)"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test,notebooks]'
+	@$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'
 	@touch $@

@@ -15,8 +15,9 @@ ROOT = notebooks.ROOT
 PACKAGE = ROOT / "titans_mini"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 ORDER = ["gates", "state", "derivatives", "network", "recurrence", "decay", "chunk", "chunk_backward", "chunked"]
-ORDER += ["functional", "memory", "trace"]  # imports point left
-MATHEMATICAL = [name for name in ORDER if name not in ("state", "trace")]
+ORDER += ["functional", "memory", "attention", "config", "baselines", "mixers", "context", "blocks", "sampling"]
+ORDER += ["hub", "model", "trace"]  # imports point left
+MATHEMATICAL = [name for name in ORDER if name not in ("state", "config", "hub", "trace")]
 MAX_LINES = 300
 LAST_EQUATION = 35  # the paper's equations run from 1 to 35
 REFERENCE = re.compile(r"Built in: notebooks/(?P<notebook>\d\d) · Paper: (?P<paper>[^\n]+)\Z")
@@ -122,7 +123,7 @@ def loaded_after(statement):
 def test_importing_the_library_loads_nothing_that_draws(statement):
     loaded = loaded_after(statement)
     assert "titans_mini" in loaded and "torch" in loaded
-    assert loaded & {"matplotlib", "IPython", "ipywidgets", "triton", "sklearn", "PIL"} == set()
+    assert loaded & {"matplotlib", "IPython", "ipywidgets", "triton", "sklearn", "PIL", "huggingface_hub"} == set()
 
 
 # -- where docstrings point -----------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def half_life_to_alpha(half_life: Tensor | float) -> Tensor:
 
     Built in: notebooks/03 · Paper: eq. 13
     """
-    h = torch.as_tensor(half_life, dtype=None if torch.is_tensor(half_life) else torch.float64)
+    h = half_life if torch.is_tensor(half_life) else torch.tensor(half_life, dtype=torch.float64, device="cpu")
     if not bool((h > 0).all()):
         raise ValueError(f"half_life: got {half_life}, expected a number of tokens > 0 (α = 1 forgets at once)")
     return -torch.expm1(-math.log(2) / h)
@@ -134,7 +134,7 @@ def half_life_bias(half_life: Tensor | float) -> Tensor:
     Built in: notebooks/03 · Paper: section 4.4
     """
     half_life_to_alpha(half_life)  # its error is the clear one
-    h = torch.as_tensor(half_life, dtype=None if torch.is_tensor(half_life) else torch.float64)
+    h = half_life if torch.is_tensor(half_life) else torch.tensor(half_life, dtype=torch.float64, device="cpu")
     return torch.log(torch.expm1(math.log(2) / h))
 
 
@@ -157,5 +157,6 @@ def log_spaced_half_lives(heads: int, shortest: float = 32.0, longest: float = 4
             "expected heads ≥ 1 and 0 < shortest ≤ longest < inf: (shortest, longest) in tokens"
         )
     if heads == 1:
-        return torch.tensor([math.sqrt(shortest * longest)], dtype=torch.float64)
-    return torch.logspace(math.log2(shortest), math.log2(longest), heads, base=2.0, dtype=torch.float64)
+        return torch.tensor([math.sqrt(shortest * longest)], dtype=torch.float64, device="cpu")
+    # on the CPU also where a model is built on another device, such as "meta", which holds no numbers
+    return torch.logspace(math.log2(shortest), math.log2(longest), heads, base=2.0, dtype=torch.float64, device="cpu")

@@ -2,58 +2,67 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any
 
-from titans_mini.config import TitansConfig
-from titans_mini.model import TitansLM
+from torch import nn
 
 try:
     from huggingface_hub import PyTorchModelHubMixin
-except ImportError as error:  # pragma: no cover
+except ImportError as error:
     raise ImportError(
         "save_pretrained and from_pretrained need huggingface_hub and safetensors: pip install 'titans-mini[train]'"
     ) from error
 
 
-class _HubTitansLM(TitansLM, PyTorchModelHubMixin, library_name="titans_mini", license="mit"):
-    """A TitansLM that is built from plain keyword arguments, as the mixin's config.json needs it."""
+class Shelf(nn.Module, PyTorchModelHubMixin, library_name="titans_mini", license="mit"):
+    """A model and its configuration as the mixin wants them: one argument that JSON can hold.
 
-    def __init__(self, **config: Any) -> None:
-        if isinstance(config.get("half_life"), list):  # JSON has no tuples
-            config["half_life"] = tuple(config["half_life"])
-        super().__init__(TitansConfig(**config))
+    Args:
+        config: the fields of a `TitansConfig`.
+        model: the model.
+
+    Built in: notebooks/12 · Paper: –
+    """
+
+    def __init__(self, config: dict[str, Any], model: nn.Module) -> None:
+        """Keep the model; the mixin keeps the configuration."""
+        super().__init__()
+        self.model = model
 
 
-def save(model: TitansLM, folder: str | os.PathLike[str], **options: Any) -> None:
+def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str], **options: Any) -> None:
     """Write a model.
 
     Args:
         model: the model.
+        config: the fields of its configuration.
         folder: where to write.
         options: of `PyTorchModelHubMixin.save_pretrained`.
 
     Built in: notebooks/12 · Paper: –
     """
-    twin = _HubTitansLM(**dataclasses.asdict(model.config))
-    twin.load_state_dict(model.state_dict())
-    PyTorchModelHubMixin.save_pretrained(twin, folder, **options)
+    Shelf(config, model).save_pretrained(folder, config={"config": config}, **options)
 
 
-def load(name: str | os.PathLike[str], **options: Any) -> TitansLM:
+def load(name: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module], **options: Any) -> nn.Module:
     """Read a model.
 
     Args:
         name: a folder, or user/model of the Hugging Face Hub.
+        build: makes the model from the fields of its configuration.
         options: of `PyTorchModelHubMixin.from_pretrained`.
 
     Returns:
-        A plain `TitansLM` in evaluation mode.
+        The model, in evaluation mode.
 
     Built in: notebooks/12 · Paper: –
     """
-    twin = super(TitansLM, _HubTitansLM).from_pretrained(os.fspath(name), **options)
-    model = TitansLM(twin.config)
-    model.load_state_dict(twin.state_dict())
-    return model.eval()
+
+    class Filled(Shelf):
+        def __init__(self, config: dict[str, Any]) -> None:
+            fields = {key: tuple(x) if isinstance(x, list) else x for key, x in config.items()}  # JSON has no tuples
+            super().__init__(config, build(fields))
+
+    return Filled.from_pretrained(os.fspath(name), **options).model.eval()

@@ -123,12 +123,13 @@ class NeuralMemory(nn.Module):
     def reset_gates(self) -> None:
         """Set the gates to their initial half-lives, momentum and step size, the same for every token."""
         alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life))  # (H,)
+        start_alpha = alpha.unsqueeze(-1).repeat(1, self.gate_layers)  # (H, L)
         start = {
-            "alpha": alpha.unsqueeze(-1).repeat(1, self.gate_layers),  # (H, L)
-            "eta": torch.full((self.heads, self.gate_layers), self.eta, dtype=alpha.dtype).logit(),
-            "theta": torch.full((self.heads, self.gate_layers), self.theta / self.max_theta, dtype=alpha.dtype).logit(),
+            "alpha": start_alpha,
+            "eta": torch.full_like(start_alpha, self.eta).logit(),
+            "theta": torch.full_like(start_alpha, self.theta / self.max_theta).logit(),
         }
-        start["alpha"][:, :-1] = half_life_bias(self.feature_half_life)
+        start_alpha[:, :-1] = half_life_bias(self.feature_half_life)
         self.to_gates.bias.copy_(torch.stack([start[name] for name in self.learned_gates]).flatten())
         self.to_gates.weight.zero_()
 

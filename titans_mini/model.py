@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -67,7 +68,7 @@ class TitansLM(nn.Module):
     Args:
         config: its shape.
 
-    Built in: notebooks/07 · Paper: section 4, 3.3
+    Built in: notebooks/07 · Paper: section 4, section 3.3
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -217,7 +218,7 @@ class TitansLM(nn.Module):
         """
         from titans_mini.hub import save  # an extra of the package: not loaded before it is needed
 
-        save(self, folder, **options)
+        save(self, dataclasses.asdict(self.config), folder, **options)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> TitansLM:
@@ -231,7 +232,7 @@ class TitansLM(nn.Module):
         """
         from titans_mini.hub import load
 
-        return load(name, **options)
+        return load(name, lambda config: cls(TitansConfig(**config)), **options)
 
     def _check(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> None:
         """Refuse an input or a state that does not fit this model."""

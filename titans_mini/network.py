@@ -129,6 +129,8 @@ class MemoryNet(nn.Module):
         dtype = dtype or torch.get_default_dtype()
         if self.is_matrix:
             return (torch.zeros(heads, *self.shapes[0], device=device, dtype=dtype),)
+        if torch.empty(0, device=device).is_meta:  # shapes without numbers
+            return tuple(torch.empty(heads, i, o, device="meta", dtype=dtype) for i, o in self.shapes)
         generator = generator or torch.Generator().manual_seed(0)
         gain = self.norm_weight.detach().abs().mean().item() if self.norm else None
         weights = []
