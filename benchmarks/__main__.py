@@ -24,7 +24,7 @@ def main(words: list[str] | None = None) -> int:
     if options.device == "cpu":
         torch.set_num_threads(1)
     runs.say("correctness gate")
-    errors = gate.run_gate()
+    errors = gate.run_gate(device=options.device)
     wrong = gate.failures(errors)
     if wrong:
         print("the correctness gate failed, so nothing was timed:", *wrong, sep="\n  ", file=sys.stderr)

@@ -29,18 +29,19 @@ def limit(name: str) -> float:
     return ROUNDED if "float32" in name else EXACT
 
 
-def run_gate(operators: dict[str, Operator] = OPERATORS) -> dict[str, float]:
+def run_gate(operators: dict[str, Operator] = OPERATORS, device: str = "cpu") -> dict[str, float]:
     """Measure every error.
 
     Args:
         operators: what to check by name; "recurrence" is the definition that the others must equal.
+        device: where it will be timed, so where it is checked.
 
     Returns:
         For each check its largest relative error; NaN where a result is not finite.
     """
-    errors = dict(_equal_operators(operators))
-    errors |= dict(_equal_layers())
-    errors |= dict(_single_precision(operators["chunked"]))
+    errors = dict(_equal_operators(operators, device))
+    errors |= dict(_equal_layers(device))
+    errors |= dict(_single_precision(operators["chunked"], device))
     return errors
 
 
@@ -56,12 +57,12 @@ def difference(got: list[Tensor], expected: list[Tensor]) -> float:
     return torch.stack([x.detach() for x in found]).max().item()
 
 
-def problem(B: int, H: int, T: int, D: int, C: int, dtype: torch.dtype) -> list[Tensor]:
+def problem(B: int, H: int, T: int, D: int, C: int, dtype: torch.dtype, device: str) -> list[Tensor]:
     """Draw q, k, v and gates that want gradients."""
     g = torch.Generator().manual_seed(3)
     x = [F.normalize(torch.randn(B, H, T, D, generator=g, dtype=torch.float64), dim=-1) for _ in range(3)]
     x += [torch.rand(B, H, T, generator=g, dtype=torch.float64) * top for top in (0.1, 0.9, 0.5 / C)]
-    return [z.to(dtype).requires_grad_() for z in x]
+    return [z.to(device, dtype).requires_grad_() for z in x]
 
 
 def unit_answers(net: MemoryNet) -> MemoryNet:
@@ -84,17 +85,17 @@ def start(net: MemoryNet, B: int, H: int) -> MemoryState:
 
 def outcome(y: Tensor, leaves: list[Tensor]) -> list[Tensor]:
     """Return an output and the gradients of a fixed random projection of it."""
-    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(y.dtype)
+    weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(y)
     return [y, *torch.autograd.grad((y * weight).sum(), leaves)]
 
 
-def _equal_operators(operators: dict[str, Operator]) -> Iterator[tuple[str, float]]:
+def _equal_operators(operators: dict[str, Operator], device: str) -> Iterator[tuple[str, float]]:
     """Compare the fast form, the exact online form and the materialised form with the definition."""
     C = 8
-    x = problem(2, 2, 29, 6, C, torch.float64)  # three chunks and a part of one
+    x = problem(2, 2, 29, 6, C, torch.float64, device)  # three chunks and a part of one
     for name, shape in NETS.items():
-        net = MemoryNet(6, **shape).double()
-        state = start(net, 2, 2)
+        net = MemoryNet(6, **shape).to(device, torch.float64)
+        state = start(net, 2, 2).to(device)
         expected = outcome(operators["recurrence"](x, state, net, C), x)
         for form in ("chunked", "materialised"):
             got = outcome(operators[form](x, state, net, C), x)
@@ -107,29 +108,30 @@ def _equal_operators(operators: dict[str, Operator]) -> Iterator[tuple[str, floa
             yield f"online = recurrence, {name}, gradients", difference(got[1:], expected[1:])
 
 
-def _equal_layers() -> Iterator[tuple[str, float]]:
+def _equal_layers(device: str) -> Iterator[tuple[str, float]]:
     """Compare titans-pytorch at per-token semantics with our operator on its own q, k, v and gates."""
     if titans_pytorch() is None:
         return
     for net in ("matrix", "mlp4"):
         torch.manual_seed(6)
         case = Case("main", PER_TOKEN, net, T=28, C=8, D=6)
-        theirs, ours = their_layer(case).double(), EqualLayer(case.network(), case.C).double()
+        theirs, ours = (z.to(device, torch.float64) for z in (their_layer(case), EqualLayer(case.network(), case.C)))
         copy_weights(ours, theirs)
-        x = torch.randn(3, case.T, case.D, dtype=torch.float64, requires_grad=True)
+        x = torch.randn(3, case.T, case.D, dtype=torch.float64).to(device).requires_grad_()
         a, b = (list(z) for z in zip(*ours.pairs(theirs), strict=True))
         got, expected = outcome(ours(x), [x, *a]), outcome(theirs(x)[0], [x, *b])
         yield f"{LAYER} = {PER_TOKEN}, {net}", difference(got[:1], expected[:1])
         yield f"{LAYER} = {PER_TOKEN}, {net}, gradients", difference(got[1:], expected[1:])
 
 
-def _single_precision(chunked: Operator) -> Iterator[tuple[str, float]]:
+def _single_precision(chunked: Operator, device: str) -> Iterator[tuple[str, float]]:
     """Compare the fast form in float32 with itself in float64, at the width and chunk size that are timed."""
     for name, shape in NETS.items():
         net, results = unit_answers(MemoryNet(64, **shape)), []
         for dtype in (torch.float32, torch.float64):
-            x = [z.detach().to(dtype).requires_grad_() for z in problem(1, 2, 512, 64, 64, torch.float32)]
-            state = start(net, 1, 2).to(torch.float32).to(dtype)  # the same numbers for both
-            results.append([z.double() for z in outcome(chunked(x, state, net.to(dtype), 64), x)])
+            x = problem(1, 2, 512, 64, 64, torch.float32, device)
+            x = [z.detach().to(dtype).requires_grad_() for z in x]  # the same numbers for both
+            state = start(net, 1, 2).to(torch.float32).to(device, dtype)
+            results.append([z.double() for z in outcome(chunked(x, state, net.to(device, dtype), 64), x)])
         yield f"chunked float32 = float64, {name}", difference(results[0][:1], results[1][:1])
         yield f"chunked float32 = float64, {name}, gradients", difference(results[0][1:], results[1][1:])

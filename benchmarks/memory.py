@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -27,10 +28,15 @@ def resident(field: str) -> int:
 
 
 def forget_peak() -> None:
-    """Start VmHWM again from here, where the kernel allows it.
+    """Hand freed memory back and start VmHWM again from here, where the C library and the kernel allow it.
 
-    Otherwise the peak of preparing the inputs could hide a part of what the call takes.
+    Otherwise what preparing the inputs took would hide a part of what the call takes: its peak, and the freed blocks
+    that the allocator keeps and hands out again.
     """
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc
+        pass
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:

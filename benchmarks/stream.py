@@ -99,8 +99,7 @@ def record(stream: Stream, size: int, keep: tuple[int, ...] = ()) -> tuple[list[
         begin = time.process_time()
         state = stream.advance(state, mark - window, mark, size)
         seconds = (time.process_time() - begin) / window
-        memory = resident("VmRSS") if STATUS.exists() else None
-        sizes = {"rss_bytes": memory, "state_bytes": state.nbytes}
+        sizes = {"rss_bytes": resident("VmRSS") if STATUS.exists() else None, "state_bytes": state.nbytes}
         records.append({"position": mark, "seconds_per_token": seconds, **sizes})
         print(f"  … {mark:>9,} tokens, calls of {size}: {seconds * 1e6:.0f} µs a token", file=sys.stderr, flush=True)
         at = mark
