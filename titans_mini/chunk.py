@@ -182,7 +182,7 @@ class Record(NamedTuple):
     S: Matrices
     at: Matrices  # the anchor
     steps: Steps
-    z: list[Tensor]  # of the reads
+    z: list[Tensor]  # of the reads; the last one is needed under a norm only
 
 
 def run_chunk(

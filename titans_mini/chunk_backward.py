@@ -98,7 +98,7 @@ def _reads(
 ) -> Tensor:
     """Through the reads, last layer first: z = b∘(h W) + f∘(h P) − ((h aᵀ)∘G) s; da and ds grow. Returns dq."""
     act = ACTIVATIONS[net.activation]
-    h = [c.q, *(act.sigma(x) for x in r.z[:-1])]
+    h = [c.q, *(act.sigma(x) for x in r.z[: net.depth - 1])]
     dz = dy
     if net.norm:
         dz, dgain, dbias = norm_pull(dy, r.z[-1], net.norm_weight.to(dy.dtype), net.eps, slow=True)

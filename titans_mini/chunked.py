@@ -76,7 +76,7 @@ def chunked(
         y.append(y_part.flatten(1, 2))
         position = 0 if online else (position + size * count) % chunk_size
     at = at if position else M
-    out = torch.cat(y, 1) if y else torch.zeros_like(flat[2])
+    out = torch.cat(y, 1) if len(y) > 1 else y[0] if y else torch.zeros_like(flat[2])
     M, S, at = (tuple(w.unflatten(0, (B, H)) for w in x) for x in (M, S, at))
     return out.unflatten(0, (B, H)), MemoryState(weights=M, momentum=S, anchor=at, position=position)
 
@@ -150,16 +150,22 @@ def _forward(
     run: _Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices, kept: list[_Kept] | None = None
 ) -> tuple[Tensor, Matrices, Matrices]:
     """Run equal chunks one after the other; fill `kept` when a backward pass will follow."""
-    y = []
+    y = torch.empty_like(tensors[2])  # (N, chunks, c, D), filled in place: a list of parts would hold it twice
+    places = iter(y.unbind(1))
     for span in _spans(run, tensors):
-        for c in span.chunks:
-            at = M if y else at
+        for i, c in enumerate(span.chunks, span.start):
+            at = M if i else at
             y_c, r = run_chunk(run.net, c, M, S, at)
-            if kept is not None and len(y) % run.group == 0:
-                kept.append(_Kept(M, S, [*r.steps.z, *r.z] if run.group == 1 else []))
-            y.append(y_c)
+            next(places).copy_(y_c)
+            if kept is not None and i % run.group == 0:
+                kept.append(_Kept(M, S, [*r.steps.z, *_wanted(run.net, r.z)] if run.group == 1 else []))
             M, S = end_chunk(c, r.steps, M, S)
-    return torch.stack(y, 1), M, S
+    return y, M, S
+
+
+def _wanted(net: MemoryNet, z: list[Tensor]) -> list[Tensor]:
+    """Choose the layers' outputs that the derivative of the reads looks at: the last one only under a norm."""
+    return z if net.norm else z[:-1]
 
 
 def _run(run: _Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices) -> tuple[Tensor, Matrices, Matrices]:
@@ -207,16 +213,17 @@ def _backward(
     d_at = [torch.zeros_like(x) for x in dM]
     slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
     out = Grads([], dM, dS, d_at, *(slow or (None, None)))
-    d_qkv, d_gates = [], []
+    d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
+    places = [x.unbind(1) for x in d_qkv]
     for span in _spans(run, tensors, backwards=True):
         d_theta, dn, dG = (torch.zeros_like(x) for x in (span.gates[2], span.n[..., -1:, :], span.G))
         of_chunks = slice_gates(d_theta, dn, dG, run.read, run.online).chunks()
         for i, c, r in _records(run, span, kept, at):
             out.gates = of_chunks[i]
             out.at = d_at if run.separate_anchor else out.M  # a run that begins inside a chunk is that one chunk
-            d_qkv.append(backward_chunk(run.net, c, r, dy[:, span.start + i], out))
+            for place, x in zip(places, backward_chunk(run.net, c, r, dy[:, span.start + i], out), strict=True):
+                place[span.start + i].copy_(x)
         d_gates.append((*fill_rows_backward(*span.gates[:2], span.n, span.G, dn, dG), d_theta))
-    d_qkv = [torch.stack(x[::-1], 1) for x in zip(*d_qkv, strict=True)]
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
     return [*d_qkv, *d_gates, *out.M, *out.S, *d_at, *slow]
 
@@ -225,7 +232,7 @@ def _records(run: _Run, span: _Span, kept: list[_Kept], first_at: Matrices) -> I
     """Recall the forward pass of a span's chunks, the last chunk first, group by group."""
     for first in reversed(range(0, len(span.chunks), run.group)):
         M, S, z = kept[(span.start + first) // run.group]
-        known = (z[: len(z) // 2], z[len(z) // 2 :]) if z else None
+        known = (z[: run.net.depth], z[run.net.depth :]) if z else None
         at = M if span.start + first else first_at  # the very first anchor may be older than its state
         records = []
         for c in span.chunks[first : first + run.group]:

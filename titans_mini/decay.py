@@ -38,7 +38,7 @@ def fill_rows(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple[Tensor,
     for t in range(c + 1):
         if t:
             n.mul_(carry[t - 1]).select(-1, t + 1).fill_(1)  # this token's own column was 0 so far
-            G.mul_(keep[t - 1]).add_(n)
+            torch.addcmul(n, keep[t - 1], G, out=G)
         rows[t][0].copy_(G)
         if keep_n:
             rows[t][1].copy_(n)
