@@ -2,6 +2,7 @@
 
 from titans_mini.viz.widgets.chunks import ChunkExplorer
 from titans_mini.viz.widgets.explorer import Explorer
+from titans_mini.viz.widgets.masks import MaskExplorer
 from titans_mini.viz.widgets.recall import RecallMatrix
 from titans_mini.viz.widgets.scrubber import MemoryScrubber
 from titans_mini.viz.widgets.seismograph import Seismograph
@@ -12,6 +13,7 @@ from titans_mini.viz.widgets.strip import SurpriseStrip
 __all__ = [
     "ChunkExplorer",
     "Explorer",
+    "MaskExplorer",
     "MemoryScrubber",
     "RecallMatrix",
     "Seismograph",

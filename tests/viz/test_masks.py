@@ -1,0 +1,138 @@
+"""The mask explorer, without a kernel: every preset and control, and that the drawn masks are those of the library."""
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from matplotlib.colors import to_rgb
+
+from titans_mini import TitansConfig, TitansLM
+from titans_mini.viz import palette
+from titans_mini.viz.widgets import MaskExplorer
+from titans_mini.viz.widgets.masks import PERSISTENT, SIZES, VARIANTS, influence, visible
+
+T = 16
+CAUSAL = np.tri(T, dtype=bool)
+
+
+@pytest.fixture(scope="module")
+def made():
+    return MaskExplorer()
+
+
+@pytest.fixture
+def widget(made):
+    made.reset()
+    return made
+
+
+def test_every_control_changes_the_picture_and_the_sentence(widget):
+    for name, value in {"variant": "swa", "query": 3, "size": 4}.items():
+        widget.reset()
+        picture, sentence = widget.png, widget.alt_text
+        widget._controls[name].value = value
+        assert widget.png != picture and widget.alt_text != sentence
+
+
+def test_the_presets_show_different_pictures_and_reset_returns(widget):
+    first, sentence = widget.png, widget.alt_text
+    pictures = {}
+    for name in widget.presets:
+        widget.preset(name)
+        pictures[name] = widget.png
+    assert len(set(pictures.values())) == len(pictures) == 5
+    widget.reset()
+    assert widget.png == first and widget.alt_text == sentence
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_ends_of_every_slider(widget, variant):
+    for size in SIZES:
+        for query in (0, T - 1):
+            widget.set(variant=variant, query=query, size=size)
+            assert f"Mask of {variant}," in widget.alt_text and widget._message.value == ""
+            assert sum(bar.get_height() > 1e-3 for bar in widget.bars) == sum(widget.count(variant, query, size))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", SIZES)
+def test_what_may_be_used_is_what_moves(variant, size):
+    """A token is used through S, through the memory, or through h; an h carries tokens of earlier segments too."""
+    sees = visible(variant, T, size)
+    reach = np.zeros((T, T), bool)
+    for name, mask in sees.items():
+        reach |= mask if name != "P" else False
+    assert np.array_equal(influence(variant, T, size) > 0, reach)
+    assert (reach <= CAUSAL).all() == (variant != "mac literal")
+
+
+@pytest.mark.parametrize("variant", ["mac", "mac literal", "mag", "mal", "swa", "transformer"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_masks_are_those_that_attention_gets(variant, size, monkeypatch):
+    name, _, literal = variant.partition(" ")
+    sizes = {"window": size, "segment": size, "chunk_size": 4, "persistent": PERSISTENT, "literal": bool(literal)}
+    model, masks = TitansLM(TitansConfig(name, 20, 16, 1, **sizes)), []
+    original = F.scaled_dot_product_attention
+
+    def spy(q, k, v, attn_mask):
+        masks.append(attn_mask)
+        return original(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    with torch.no_grad():
+        state = None
+        for part in torch.zeros(1, T, dtype=torch.long).split(size if name == "mac" else 1, 1):  # a window: one by one
+            _, state = model(part, state)
+    sees = visible(variant, T, size)
+    at = 0
+    for mask in masks:
+        rows = np.concatenate([sees[g][at : at + len(mask)] for g in "PhS" if g in sees], 1)
+        if name == "mac":  # only the columns of this segment exist
+            own = np.r_[0:PERSISTENT, PERSISTENT + at : PERSISTENT + at + size]
+            own = np.r_[own, own[PERSISTENT:] + T]
+            others = np.delete(rows, own, 1)
+            assert np.array_equal(mask.numpy(), rows[:, own]) and not others.any()
+        else:
+            assert int(mask.sum()) == int(rows.sum())
+        at += len(mask)
+    assert at == T
+
+
+def test_a_row_by_hand():
+    sees = visible("mac", 8, 4)
+    assert [int(mask[6].sum()) for mask in sees.values()] == [2, 3, 3, 7]
+    assert list(np.flatnonzero(sees["h"][6])) == [4, 5, 6]
+    assert list(np.flatnonzero(visible("mac literal", 8, 4)["h"][6])) == [4, 5, 6, 7]
+    assert list(np.flatnonzero(visible("swa", 8, 4)["S"][6])) == [3, 4, 5, 6]
+    assert list(visible("lmm", 8, 4)) == ["M"] and list(visible("transformer", 8, 4)) == ["S"]
+
+
+def test_the_future_is_dark_red_and_only_in_the_printed_form(widget):
+    red = np.array(to_rgb(palette.DIVERGED))
+    for variant in VARIANTS:
+        widget.set(variant=variant, query=8)
+        found = (widget.colours(variant, 8, 8) == red).all(-1)
+        bars = [bar.get_facecolor()[:3] == tuple(red) and bar.get_height() > 1e-3 for bar in widget.bars]
+        assert found.any() == any(bars) == (variant == "mac literal") == ("a leak" in widget.alt_text)
+        assert not np.delete(found, 8, 0).any()
+
+
+def test_fewer_variants_and_another_start():
+    few = MaskExplorer(("mag", "swa"), tokens=8, sizes=(4, 8))
+    assert few.values == {"variant": "mag", "query": 5, "size": 8}
+    assert list(few.presets) == ["a window", "a window and a memory"]
+
+
+def test_one_menu_and_two_sliders(widget):
+    kinds = [type(control) for control in widget._controls.values()]
+    assert kinds == [ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.SelectionSlider]
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="expected some of mac"):
+        MaskExplorer(("mac", "rnn"))
+    with pytest.raises(ValueError, match="got 18 tokens"):
+        MaskExplorer(tokens=18)
+    with pytest.raises(ValueError, match="got the variant 'rnn'"):
+        visible("rnn", 8, 4)
