@@ -193,8 +193,12 @@ def test_second_derivatives():
 
     assert torch.autograd.gradgradcheck(run, (k,))
     (g,) = torch.autograd.grad(run(k, "chunked").square().sum(), k, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="second derivative through the chunked form"):
         g.square().sum().backward()
+    for y in (run(k, "chunked").sum(), run(k, "chunked").square().sum()):  # also asked for by name
+        (g,) = torch.autograd.grad(y, k, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivative through the chunked form"):
+            torch.autograd.grad(g.square().sum(), k, allow_unused=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from titans_mini.chunk import Chunk, Matrices, Record, end_chunk, online_inverse, run_chunk
 from titans_mini.chunk_backward import Grads, backward_chunk
@@ -194,7 +193,6 @@ class _Chunks(torch.autograd.Function):
         return y, *M, *S
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
         L, everything, rest = ctx.run.net.depth, saved[: ctx.inputs], iter(saved[ctx.inputs :])
@@ -202,8 +200,26 @@ class _Chunks(torch.autograd.Function):
         kept = [_Kept(*(list(islice(rest, size)) for size in ctx.size)) for _ in range(groups)]
         run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[6 + 3 * L :]))
         at = list(everything[6 + 2 * L : 6 + 3 * L])
-        with torch.autocast(dy.device.type, enabled=False):
-            return None, *_backward(run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
+        with torch.no_grad(), torch.autocast(dy.device.type, enabled=False):
+            grads = _backward(run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
+        if torch.is_grad_enabled():  # create_graph=True
+            grads = _FirstOrder.apply(len(grads), *grads, dy, *ends, *everything)
+        return None, *grads
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Gradients that refuse to be differentiated, by whatever path: without it some paths would say 0, or nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            "neural_memory: got a second derivative through the chunked form, expected a first one: its backward pass "
+            "is written by hand and keeps no graph. backend='recurrence' can be differentiated again"
+        )
 
 
 def _backward(
