@@ -29,8 +29,9 @@ class TwoLoopStepper(Explorer):
     """
 
     caption = (
-        "Top: how hard each token pushes on the memory. Left: the memory. Bars: the chance given to the right hook if "
-        "that guest asked now; blue is a right answer, grey a wrong one. Dots: the outer loop."
+        "Top: how hard each token pushes on the memory. Left: what the memory has written since the evening began. "
+        "Bars: the chance given to the right hook if that guest asked now; blue is a right answer, grey a wrong one, "
+        "pale not told yet. Dots: the outer loop."
     )
 
     def __init__(self, model: nn.Module, history: dict[int, tuple], tokens: Tensor, words: list[str], first_value: int):
@@ -46,7 +47,7 @@ class TwoLoopStepper(Explorer):
                 model.memory.max_theta = cap if write else 0.0  # θ = 0: nothing is written
                 self.runs[step, write] = _record(model, tokens, first_value)
         last = self.runs[self.steps[-1], True]
-        self.limit = 0.6 * float(np.abs(last["memory"][-1]).max())
+        self.limit = 0.6 * float(np.abs(last["written"][-1]).max())
         self.tallest = max(float(run["push"].max()) for run in self.runs.values())
         half = self.steps[int(np.abs(self.right - 0.5).argmin())]
         end = {"t": len(tokens)}
@@ -78,9 +79,9 @@ class TwoLoopStepper(Explorer):
         T, first = len(self.words), self.runs[self.steps[0], True]
         self.push = draw.bars(ax["story"], np.zeros(T), self.words, color=palette.SURPRISE)
         self.here = draw.marker(ax["story"], -0.5)
-        ax["story"].set(ylim=(0, 1.05 * self.tallest), xlim=(-0.7, T - 0.3), ylabel="push ‖θ∇ℓ‖")
+        ax["story"].set(ylim=(0, 1.05 * self.tallest), xlim=(-0.7, T - 0.3))
         self.heading = ax["story"].set_title("")
-        self.memory = draw.heatmap(ax["memory"], first["memory"][0], limit=self.limit)
+        self.memory = draw.heatmap(ax["memory"], first["written"][0], limit=self.limit)
         ax["memory"].set(xticks=[], yticks=[], xlabel="value components", ylabel="key components")
         self.title = ax["memory"].set_title("")
         self.guests = draw.bars(ax["guests"], np.zeros(T // 2), self.words[::2], color=palette.MEMORY)
@@ -99,14 +100,15 @@ class TwoLoopStepper(Explorer):
         seen = np.arange(len(self.words)) < t
         self.push.update(np.where(seen, run["push"], 0))
         self.here.update(t - 0.5)
-        self.memory.update(run["memory"][t])
+        self.memory.update(run["written"][t])
         self.guests.update(run["chance"][t])
         for i, (bar, right) in enumerate(zip(self.guests.container, run["right"][t], strict=True)):
             bar.set_color(palette.MEMORY if right else palette.MUTED)
             bar.set_alpha(1.0 if 2 * i + 1 < t else 0.35)
         self.now.update([self.right[self.steps.index(step)]], [step])
-        self.heading.set_text(f"after {t} of {len(self.words)} tokens" + ("" if write else ", θ = 0"))
-        self.title.set_text(f"$M_{{{t}}}$, training step {step}")
+        off = "" if write else ": θ = 0"
+        self.heading.set_text(f"push ‖θ∇ℓ‖ of each token, after {t} of {len(self.words)}{off}")
+        self.title.set_text(f"written: $M_{{{t}}} - M_0$, outer step {step}")
         self.served.set_text(f"asked now: {self._served(run, t)} of {t // 2} told guests right")
 
     def _served(self, run, t) -> int:
@@ -118,22 +120,23 @@ class TwoLoopStepper(Explorer):
         loop = "" if write else " with the inner loop switched off (θ = 0)"
         told = run["chance"][t][: t // 2]
         sure = f", mean chance of the right hook {told.mean():.2f}" if len(told) else ""
-        size = np.linalg.norm(run["memory"][t])
+        size = np.linalg.norm(run["written"][t])
         return (
             f"Outer step {step}, after token {t} of {len(self.words)}{loop}: {self._served(run, t)} of {t // 2} told "
-            f"guests would get their hook{sure}; the memory's norm is {size:.2g}."
+            f"guests would get their hook{sure}; what was written has norm {size:.2g}."
         )
 
 
 @torch.no_grad()
 def _record(model: nn.Module, tokens: Tensor, first_value: int) -> dict[str, np.ndarray]:
-    """Read the story token by token: M_t (T+1, D, D), pushes (T,), chances and right answers (T+1, P)."""
+    """Read the story token by token: M_t − M_0 (T+1, D, D), pushes (T,), chances and right answers (T+1, P)."""
     names, values = tokens[::2, None], tokens[1::2] - first_value  # (P, 1), (P,)
     state = model.memory.init_state(1)
     _, eta, _ = model.memory.gates(model.embed(tokens[None]))  # (1, 1, T, 1)
-    memory, push, chance, right = [], [], [], []
+    written, push, chance, right = [], [], [], []
+    start = state.memory.weights[0][0, 0]
     for t in range(len(tokens) + 1):
-        memory.append(state.memory.weights[0][0, 0].clone())
+        written.append(state.memory.weights[0][0, 0] - start)
         logits, _ = model(names, state[[0] * len(names)])  # everyone asks; the state itself stays as it is
         chance.append(logits[:, 0].softmax(-1).gather(1, values[:, None])[:, 0])
         right.append(logits[:, 0].argmax(-1) == values)
@@ -141,5 +144,5 @@ def _record(model: nn.Module, tokens: Tensor, first_value: int) -> dict[str, np.
             S = state.memory.momentum[0]
             _, state = model(tokens[None, t : t + 1], state)
             push.append((state.memory.momentum[0] - eta[:, :, t, :, None] * S).norm())  # ‖θ_t ∇ℓ‖
-    run = {"memory": memory, "push": push, "chance": chance, "right": right}
+    run = {"written": written, "push": push, "chance": chance, "right": right}
     return {name: torch.stack(x).numpy() for name, x in run.items()}
