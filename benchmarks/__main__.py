@@ -39,7 +39,8 @@ def collect(options: argparse.Namespace, errors: dict[str, float]) -> dict:
     """Measure sweep by sweep; each is written to the file as soon as it is done."""
     old = {} if options.quick else report.read(options.json, options.device)
     scale = cases.QUICK if options.quick else 1
-    head = report.stamp(options.device, options.command)
+    now = report.stamp(options.device, options.command)
+    head = {key: old[key] for key in now} if options.memory and old else now  # the head speaks of the times
     numbers = apart(options.quick)
     for sweep in options.sweep:
         if options.memory:
@@ -49,7 +50,7 @@ def collect(options: argparse.Namespace, errors: dict[str, float]) -> dict:
         rows = report.merge(old, rows)
         asked = bars.Rows(rows, scale, numbers)
         verdicts = [bar.verdict(asked) for bar in bars.all_bars()]
-        sweeps = report.origins(old, head, sweep, options.memory)
+        sweeps = report.origins(old, now, sweep, options.memory)
         old = head | {"gate": errors, "bars": verdicts, "rows": rows, "sweeps": sweeps}
         report.write(options.json, old)
     return old

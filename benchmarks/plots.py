@@ -98,10 +98,11 @@ def bars(results: dict) -> Figure:
     return fig
 
 
-def note(fig: Figure, results: dict) -> None:
-    """Write where the numbers are from into the figure's corner."""
-    h = results["hardware"]
-    words = f"{h['cpu']}, torch {h['torch']}, one thread · {results['date']} · commit {results['commit']}"
+def note(fig: Figure, results: dict, *sweeps: str) -> None:
+    """Write where the numbers of some sweeps are from into the figure's corner."""
+    h, found = results["hardware"], results["sweeps"]
+    origins = dict.fromkeys(f"{found[s]['date']}, commit {found[s]['commit']}" for s in sweeps if s in found)
+    words = " · ".join([h["cpu"], f"torch {h['torch']}", "one thread", *origins])
     fig.supxlabel(words, fontsize=7, color=MUTED, x=0.995, ha="right")
 
 
@@ -115,8 +116,9 @@ def draw(results: dict) -> dict[str, Figure]:
     """Draw all pictures of a results file, by the name of their file."""
     figures = {"speed_T": over(results, "T", "T, tokens"), "speed_C": over(results, "C", "C, tokens in a chunk")}
     figures["speed_bars"] = bars(results)
-    for fig in figures.values():
-        note(fig, results)
+    note(figures["speed_T"], results, "T")
+    note(figures["speed_C"], results, "C")
+    note(figures["speed_bars"], results, "main", "T", "C")
     return figures
 
 

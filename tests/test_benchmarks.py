@@ -1,0 +1,309 @@
+"""The benchmarks count and compare rightly. Nothing here depends on how fast the machine is."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import __main__ as command
+from benchmarks import bars, cases, coefficients, flops, gate, memory, plots, providers, report, runs, stream
+from benchmarks.materialised import decay_mask
+from benchmarks.peers import titans_pytorch
+from tests.helpers import difference
+from titans_mini import MemoryNet
+from titans_mini.gates import coefficients as library_coefficients
+from titans_mini.results import COMMANDS, load_results
+from tools import notebooks
+
+ROW = {"sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass"}
+ROW |= {"seconds", "min", "spread", "flops", "share", "peak_bytes"}
+HEAD = {"hardware", "date", "commit", "command", "gate", "bars", "rows", "sweeps"}
+PROVIDERS = {"chunked", "online", "recurrence", "materialised", "sdpa", "product", cases.LAYER, *cases.PEERS}
+
+needs_peer = pytest.mark.skipif(
+    titans_pytorch() is None, reason="titans-pytorch is not installed: pip install -e '.[bench]'"
+)
+
+
+# -- the gate -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def errors():
+    return gate.run_gate()
+
+
+def test_the_gate_passes(errors):
+    assert gate.failures(errors) == []
+    for form in ("chunked", "materialised", "online", "chunked float32"):
+        assert any(name.startswith(f"{form} =") for name in errors), form
+
+
+@needs_peer
+def test_titans_pytorch_per_token_equals_ours_on_its_own_queries_keys_values_and_gates(errors):
+    names = [name for name in errors if cases.PER_TOKEN in name]
+    assert len(names) == 4 and all(errors[name] <= gate.EXACT for name in names)
+
+
+def wrong_sign(form):
+    """Read −q: for a matrix the output changes its sign."""
+    right = providers.OPERATORS[form]
+    return lambda x, *rest: right([-x[0], *x[1:]], *rest)
+
+
+def wrong_gradient(form):
+    """The right output, and no gradient at v."""
+    right = providers.OPERATORS[form]
+    return lambda x, *rest: right([*x[:2], x[2] * 0.5 + x[2].detach() * 0.5, *x[3:]], *rest)
+
+
+@pytest.mark.parametrize("mistake", [wrong_sign, wrong_gradient])
+@pytest.mark.parametrize("form", ["chunked", "online", "materialised"])
+def test_the_gate_can_fail(form, mistake):
+    wrong = gate.failures(gate.run_gate({**providers.OPERATORS, form: mistake(form)}))
+    assert wrong and all(line.startswith(form) for line in wrong)
+
+
+def test_nan_does_not_pass_the_gate():
+    assert gate.failures({"chunked = recurrence": math.nan})
+
+
+def test_nothing_is_timed_or_printed_when_the_gate_fails(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(gate, "run_gate", lambda **_: {"chunked = recurrence, matrix": 0.5})
+    monkeypatch.setattr(command, "collect", lambda *_: pytest.fail("it was timed"))
+    assert command.main(["--quick", "--json", str(tmp_path / "x.json")]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == "" and "error 5.0e-01" in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+# -- what is counted ------------------------------------------------------------------------------------------------
+
+
+def torchs_count(case):
+    """What PyTorch counts in a forward pass; products added in place are unknown to it, so it is told of them."""
+
+    def added_in_place(z, a, b, **_):
+        return 2 * a[0] * a[1] * a[2] * b[2]
+
+    known = {torch.ops.aten.baddbmm_: added_in_place}
+    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+        providers.build(case).forward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("C", [16, 64, 128])
+def test_the_formula_against_torchs_own_count(C):
+    """Of the matrix case, whose products are all that either counts; within 1 %."""
+    case = cases.Case("main", "chunked", "matrix", T=512, C=C)
+    assert torchs_count(case) == pytest.approx(flops.flops(case, "forward"), rel=0.01)
+
+
+def test_the_formula_for_a_matrix_by_hand():
+    D, C = 64, 64
+    assert flops.per_token(MemoryNet(D, 1, residual=False, norm=False), C) == 10 * D * D + 4 * C * D
+
+
+def test_the_yardstick_and_attention_against_torchs_own_count():
+    product = cases.Case("main", "product")
+    assert torchs_count(product) == flops.flops(product, "forward")
+    attention = cases.Case("main", "sdpa", T=256)
+    assert flops.flops(attention, "forward") == 4 * (2 * 2 * 256 * 256 * 64) // 2  # two products, half of them masked
+
+
+def test_decay_masks_multiply_what_lies_between():
+    eta = torch.tensor([0.5, 0.0, 0.25, 1.0], dtype=torch.float64)
+    expected = library_coefficients(torch.ones_like(eta), eta).n
+    assert difference(decay_mask(eta), expected) == 0
+    assert decay_mask(eta)[3].tolist() == [0.0, 0.25, 1.0, 1.0]
+
+
+def test_coefficients_are_read_off_the_memory_itself():
+    """The detour over a memory's answers gives G, n_C, b, f and m of the library's own function."""
+    for alpha, eta in coefficients.gate_pairs(16).values():
+        c = library_coefficients(alpha.double(), eta.double())
+        G, n_end = coefficients.read_rows(alpha.double(), eta.double())
+        starts = coefficients.read_starts(alpha.double(), eta.double())
+        assert difference(G, c.G) < 1e-12 and difference(n_end, c.n[-1]) < 1e-12
+        assert difference(starts, torch.cat([c.b, c.f, c.m[-1:]])) < 1e-12
+
+
+def test_coefficients_in_single_precision():
+    assert coefficients.worst_error((16, 1024)) <= 2e-6
+
+
+def test_every_provider_of_every_sweep_can_be_built_small():
+    for sweep in cases.SWEEPS:
+        found = [case for case in cases.cases(sweep, cases.QUICK) if runs.installed(case)]
+        assert {case.provider for case in found} <= PROVIDERS
+        assert found[0].provider == "product"
+    with pytest.raises(ValueError, match="expected one of"):
+        cases.cases("width")
+
+
+def test_peak_memory_sees_what_a_call_takes():
+    if not memory.STATUS.exists():
+        pytest.skip("no /proc/self/status: peak memory is measured on Linux")
+    long = cases.Case("main", "materialised", "matrix", T=512)
+    few, many = (memory.peak_apart(replace(long, T=T), "both", "cpu") for T in (128, 512))
+    assert memory.peak_apart(cases.Case("main", "sdpa"), "forward", "cpu") >= 4 * 4096 * 64 * 4  # at least its output
+    assert many - few > 384 * 4 * 64 * 64 * 4  # at least one float32 matrix per token and head
+
+
+# -- the results file -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A smoke run in a process of its own, as a reader starts it."""
+    path = tmp_path_factory.mktemp("benchmarks") / "quick.json"
+    words = [sys.executable, "-m", "benchmarks", "--quick", "--json", str(path)]
+    done = subprocess.run(words, cwd=notebooks.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(path.read_text(encoding="utf-8")), done.stdout, path
+
+
+def test_a_quick_run_gives_every_key(quick):
+    results, printed, path = quick
+    assert set(results) == HEAD and set(results["hardware"]) == {"cpu", "torch", "threads"}
+    assert all(set(row) == ROW for row in results["rows"])
+    assert all(set(bar) == {"what", "bar", "number", "reached"} for bar in results["bars"])
+    assert {row["sweep"] for row in results["rows"]} == set(cases.DEFAULT)
+    assert {row["provider"] for row in results["rows"]} == PROVIDERS
+    assert all((row["share"] is not None) <= (row["pass"] == "forward") for row in results["rows"])
+    assert path.with_suffix(".txt").read_text(encoding="utf-8") == printed
+
+
+def test_a_quick_run_can_answer_every_bar_on_time(quick):
+    """Lengths are scaled, and the bars still find their rows."""
+    later = ("memory", "decoding step") if titans_pytorch() else ("memory", "decoding step", "titans-pytorch")
+    silent = [bar["what"] for bar in quick[0]["bars"] if bar["number"] is None]
+    assert all(any(word in what for word in later) for what in silent), silent
+
+
+def test_the_table_says_what_is_not_installed(quick):
+    assert ("not installed" in quick[1]) == (titans_pytorch() is None)
+
+
+def test_merging_keeps_what_a_run_did_not_measure():
+    def row(**new):
+        return dict.fromkeys(ROW) | {"sweep": "T", "provider": "chunked", "T": 4096} | new
+
+    old = {"rows": [row(seconds=1.0), row(sweep="main", seconds=3.0)]}
+    with_peak = report.merge(old, [row(peak_bytes=7)])
+    again = report.merge({"rows": with_peak}, [row(seconds=2.0)])
+    assert [(r["sweep"], r["seconds"], r["peak_bytes"]) for r in again] == [("main", 3.0, None), ("T", 2.0, 7)]
+
+
+def test_every_sweep_keeps_its_own_commit():
+    old = {"rows": [{"sweep": "main"}], "date": "1", "commit": "a", "command": "x", "hardware": {}}
+    one = report.origins(old, {"date": "2", "commit": "b", "command": "y"}, "main", True)
+    two = report.origins(old | {"sweeps": one}, {"date": "3", "commit": "c", "command": "z"}, "T", False)
+    assert {what: o["commit"] for what, o in two.items()} == {"main": "a", "main, peak memory": "b", "T": "c"}
+
+
+def test_results_of_another_machine_are_not_mixed_in(tmp_path):
+    path = tmp_path / "x.json"
+    report.write_json(path, {"hardware": {"cpu": "an abacus", "torch": "0", "threads": 1}})
+    with pytest.raises(ValueError, match="abacus.*another file"):
+        report.read(path, "cpu")
+    assert report.read(tmp_path / "none.json", "cpu") == {}
+
+
+def test_bars_compare_in_the_right_direction():
+    keys = dict.fromkeys(ROW) | {"provider": "chunked", "net": "matrix", "sweep": "main", "T": 4096, "C": 64, "D": 64}
+    rows = bars.Rows([keys | {"pass": "forward", "seconds": 1.0}, keys | {"pass": "both", "seconds": 3.4}])
+    both, forward = (bars.Row("chunked", "matrix", which) for which in ("both", "forward"))
+    most, least = (bars.Bar("", sense, 3.5, bars.ratio(both, forward)).verdict(rows) for sense in "≤≥")
+    assert most["reached"] is True and least["reached"] is False and most["number"] == 3.4
+    missing = bars.Bar("", "≤", 1, bars.ratio(both, both._replace(T=8))).verdict(rows)
+    assert missing["number"] is None and missing["reached"] is None
+    nothing = bars.Bar("", "≤", 1, lambda _: math.nan).verdict(rows)
+    assert nothing["reached"] is False
+
+
+# -- what is recorded -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_recorded_results_load_and_say_where_they_are_from(name):
+    results = load_results(name)
+    assert set(results["hardware"]) == {"cpu", "torch", "threads"} and all(results["hardware"].values())
+    assert results["commit"] and results["command"].startswith("python -m benchmarks")
+    assert len(results["date"]) == len("2026-01-01")
+
+
+def test_recorded_results_passed_the_gate():
+    results = load_results("chunked_cpu")
+    assert results["gate"] and gate.failures(results["gate"]) == []
+    assert any(cases.PER_TOKEN in name for name in results["gate"])  # titans-pytorch was there
+    assert all(set(row) <= ROW and row["seconds"] > 0 for row in results["rows"])
+
+
+def test_a_name_without_results_says_where_it_looked():
+    with pytest.raises(FileNotFoundError, match="chunked_cpu.*assets"):
+        load_results("no_such_results")
+
+
+def test_a_missing_file_names_the_command_that_makes_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("titans_mini.results.FOLDERS", (tmp_path,))
+    with pytest.raises(FileNotFoundError, match="python -m benchmarks.stream"):
+        load_results("stream_cpu")
+
+
+def test_recorded_pictures_are_drawn_from_the_recorded_numbers(tmp_path):
+    for name, fig in plots.draw(load_results("chunked_cpu")).items():
+        plots.save(fig, tmp_path / f"{name}.svg")
+        assert (notebooks.ROOT / "assets" / f"{name}.svg").exists()
+        assert (tmp_path / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_every_package_is_in_the_wheel():
+    """The list in pyproject.toml is written by hand: assets/ has to be mapped into the package."""
+    text = (notebooks.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = {path.parent for path in (notebooks.ROOT / "titans_mini").rglob("*.py")}
+    names = [".".join(path.relative_to(notebooks.ROOT).parts) for path in found]
+    missing = [name for name in [*names, "titans_mini.assets.results"] if f'"{name}",' not in text]
+    assert not missing, missing
+
+
+# -- the stream -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demonstration():
+    return stream.demonstrate(2_000, rounds=2)
+
+
+def test_the_stream_has_a_state_of_constant_size(demonstration):
+    for way in ("token_by_token", "in_calls_of_64"):
+        positions = [record["position"] for record in demonstration[way]]
+        assert positions == [100, 215, 464, 1000, 2000]
+        assert len({record["state_bytes"] for record in demonstration[way]}) == 1
+    assert demonstration["step"]["early"] == 1000 and demonstration["step"]["late"] == 2000
+
+
+def test_the_stream_equals_one_call():
+    """In float32, so to rounding; calls of 1, of 64, and one call."""
+    reader = stream.Stream(stream.standard_library(2_000))
+    with torch.no_grad():
+        whole = reader.answers(2_000, 2_000)
+        for size in (1, 64):
+            assert difference(reader.answers(2_000, size), whole) < 1e-5
+
+
+def test_the_stream_is_real_bytes_and_its_memory_learns_from_them():
+    text = stream.standard_library(5_000)
+    assert len(text) == 5_000 and len(text.unique()) > 30
+    reader = stream.Stream(text)
+    y, state = reader.call(None, 0, 5_000)
+    guess = torch.einsum("td,vd->tv", y[0, 0], reader.table[:, 0]).argmax(-1)
+    right = (guess[1_000:-1] == text[1_001:]).double().mean().item()
+    most_common = (text == text.mode().values).double().mean().item()
+    assert right > 0.9 * most_common
+    assert state.position == 5_000 % stream.CHUNK
