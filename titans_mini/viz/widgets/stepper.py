@@ -76,6 +76,7 @@ class TwoLoopStepper(Explorer):
         with matplotlib.rc_context(palette.style()):
             layout = [["story", "story"], ["memory", "guests"], ["memory", "curve"]]
             ax = fig.subplot_mosaic(layout, width_ratios=[1, 1.15], height_ratios=[1, 1.15, 0.95])
+        fig.get_layout_engine().set(rect=(0.03, 0, 0.97, 1))  # the layout forgets the numbers left of the story
         T, first = len(self.words), self.runs[self.steps[0], True]
         self.push = draw.bars(ax["story"], np.zeros(T), self.words, color=palette.SURPRISE)
         self.here = draw.marker(ax["story"], -0.5)
