@@ -1,0 +1,7 @@
+"""Training: one loop that can be read, from the tiny models of the notebooks to full-size runs."""
+
+from titans_mini.train.history import History
+from titans_mini.train.loop import TrainConfig, Trainer, train
+from titans_mini.train.sources import Batch, Examples, Recall, Source, Windows
+
+__all__ = ["Batch", "Examples", "History", "Recall", "Source", "TrainConfig", "Trainer", "Windows", "train"]

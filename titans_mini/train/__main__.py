@@ -1,0 +1,107 @@
+"""Train a model from the command line: python -m titans_mini.train --help."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+
+from titans_mini.config import TitansConfig
+from titans_mini.data.fetch import KNOWN, fetch
+from titans_mini.data.recall import RecallTask
+from titans_mini.data.text import english, to_bytes
+from titans_mini.model import TitansLM
+from titans_mini.train.loop import TrainConfig, Trainer
+from titans_mini.train.sources import Recall, Source, Windows
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    p = argparse.ArgumentParser(prog="python -m titans_mini.train", description="Train a TitansLM.")
+    p.add_argument("--model", default="mac-tiny", help="a preset: variant-size, such as mag-tiny or mac-340m")
+    texts = ", ".join(name for name, known in KNOWN.items() if known.path.startswith("text/"))
+    p.add_argument("--data", default="english", help=f"english (ships with Python), recall, {texts}, or a text file")
+    p.add_argument("--batch", type=int, default=16, help="sequences of a batch")
+    p.add_argument("--length", type=int, default=128, help="tokens of a sequence")
+    p.add_argument("--out", type=Path, required=True, help="folder of this run; one that is there is continued")
+    p.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the model's TitansConfig")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    for field in fields(TrainConfig):
+        if field.name != "betas":
+            option = "--" + field.name.replace("_", "-")
+            p.add_argument(option, type=type(field.default), default=field.default, help=f"default {field.default}")
+    return p
+
+
+def read_text(name: str) -> str:
+    """Find a text: the English that ships with Python, a known file, or a path.
+
+    Raises:
+        FileNotFoundError: if it is none of them.
+    """
+    if name == "english":
+        return english()
+    if name in KNOWN:
+        return fetch(name).read_text(encoding="utf-8")
+    if Path(name).is_file():
+        return Path(name).read_text(encoding="utf-8")
+    raise FileNotFoundError(f"data: got {name!r}, expected 'english', 'recall', one of {sorted(KNOWN)}, or a file")
+
+
+def build(options: argparse.Namespace) -> tuple[TitansLM, Source]:
+    """Make the model and its data.
+
+    Args:
+        options: as parsed.
+
+    Returns:
+        The model on its device, with weights that depend on the seed only, and the source of batches.
+    """
+    changes = dict(item.split("=", 1) for item in options.set)
+    changes = {key: _literal(value) for key, value in changes.items()}
+    sizes = (options.batch, options.length, options.seed)
+    if options.data == "recall":
+        task = RecallTask()
+        changes = {"vocab_size": task.vocab_size} | changes
+        source: Source = Recall(task, *sizes)
+    else:
+        ids = to_bytes(read_text(options.data)).to(torch.uint8)
+        changes = {"vocab_size": 256} | changes
+        source = Windows(ids, *sizes)
+    torch.manual_seed(options.seed)
+    return TitansLM(TitansConfig.preset(options.model, **changes)).to(options.device), source
+
+
+def _literal(text: str) -> object:
+    """Read a number, a tuple, None or True; what is none of them is a word."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train, and leave checkpoint.pt, history.json and the model (config.json, model.safetensors) in a folder.
+
+    Args:
+        arguments: of the command line; default those of this process.
+    """
+    options = parser().parse_args(arguments)
+    model, source = build(options)
+    names = [field.name for field in fields(TrainConfig) if field.name != "betas"]
+    config = TrainConfig(**{name: getattr(options, name) for name in names})
+    print(f"{options.model}: {model.count_parameters():,} parameters on {options.device}, data {options.data}")
+    history = Trainer(model, source, config, folder=options.out).run()
+    record = {"train": asdict(config), "data": options.data, "batch": options.batch, "length": options.length}
+    text = json.dumps(record | {"history": history.to_dict()}, indent=1)
+    (options.out / "history.json").write_text(text + "\n", encoding="utf-8")
+    model.save_pretrained(options.out)
+    print(f"loss {history.losses[0]:.3f} → {history.smooth()[-1]:.3f} in {history.seconds:.0f} s; {options.out}")
+
+
+if __name__ == "__main__":
+    main()
