@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from titans_mini.chunked import chunked
+from titans_mini.backends import BACKENDS, choose
 from titans_mini.network import MemoryNet
 from titans_mini.recurrence import recurrence
 from titans_mini.state import MemoryState
 
-BACKENDS = {"recurrence": recurrence, "chunked": chunked}
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -49,15 +48,17 @@ def neural_memory(
         read: "after" the write, y_t = M_t(q_t), or "before" it, M_{t−1}(q_t).
         group_size: for training with the chunked backend: chunks between two states that the backward pass keeps. 1 is
             fastest; a larger one takes less memory and computes each group again. Default: about 64 tokens.
-        backend: "recurrence" (the definition), "chunked" (matrix products), or "auto" (the fastest that fits).
+        backend: "recurrence" (the definition), "chunked" (matrix products), "triton" (kernels for NVIDIA GPUs), or
+            "auto" (the fastest that fits).
 
     Returns:
         y (B, H, T, D) in the type of v, and the state after the last token. Half-precision inputs are computed in
-        float32, and the state is float32 then.
+        float32, and the state is float32 then; the kernels multiply them as they are and sum in float32.
 
     Raises:
         ValueError: shapes, gates, sizes or options that cannot be.
         TypeError: inputs that are not floating-point tensors of one type on one device.
+        RuntimeError: backend="triton" where its kernels cannot run; it says why.
 
     Built in: notebooks/03 · Paper: eq. 13–18
     """
@@ -71,11 +72,12 @@ def neural_memory(
         state = net.init_state(B, H, device=v.device, dtype=dtype)
     _check_state(state, net, B, H, v.device, dtype, chunk_size, anchor)
     gates = [x.unsqueeze(-1) if x.dim() == 3 else x for x in (alpha, eta, theta)]
-    run, outer = BACKENDS["chunked" if backend == "auto" else backend], torch.is_grad_enabled()
+    (run, takes_half), outer = choose(backend, net, v, chunk_size, anchor), torch.is_grad_enabled()
     grouping = () if run is recurrence else (group_size,)
     # inference mode off: the memory differentiates while it reads. autocast off: bfloat16 rounds small writes away
     with torch.inference_mode(False), torch.set_grad_enabled(outer), torch.autocast(v.device.type, enabled=False):
-        inputs = [_ordinary(x.to(dtype)) for x in (q, k, v, *gates)]
+        inputs = [_ordinary(x if takes_half else x.to(dtype)) for x in (q, k, v)]
+        inputs += [_ordinary(x.to(dtype)) for x in gates]
         y, state = run(*inputs, state.map(_ordinary), net, chunk_size, anchor, read, *grouping)
         return y.to(v.dtype), state
 

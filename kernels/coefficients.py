@@ -1,0 +1,187 @@
+"""The gates of every chunk multiplied up by a small kernel, and its derivative.
+
+The numbers of `gates.coefficients`, by the same recurrence, row from row, in float64 and rounded when a row is stored:
+exact for gates of 0 and 1, without logarithm or division. Why not inside the kernels that use them: 1 − α in float32
+is 3 % off at a half-life of a million tokens, and a matrix product wants all rows at once. They take 4C bytes a token,
+and only within a span.
+
+Rows of tokens beyond the sequence's end repeat the last real one. So the last row is always the end of the chunk.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from titans_mini.kernels import launch
+
+BLOCK = 256  # entries of a row, over all chunks of one program
+
+
+class Coefficients(NamedTuple):
+    """Coefficients of all chunks of X sequences (times layers); nc chunks of C tokens, rows after each token."""
+
+    G: Tensor  # (X, nc, C, C)
+    b: Tensor  # (X, nc, C), f likewise
+    f: Tensor
+    n: Tensor  # (X, nc, C, C), or its last row alone (X, nc, 1, C)
+    m: Tensor  # (X, nc, C), or its last entry alone (X, nc, 1)
+
+
+class CoefficientGrads(NamedTuple):
+    """Gradients at them: at the rows that were read, and at the end of the chunk.
+
+    Rows read "before" the write belong to the token before: row t of these is row t − shift of the coefficients.
+    """
+
+    G: Tensor  # (X, nc, C, C)
+    b: Tensor  # (X, nc, C), f likewise
+    f: Tensor
+    G_end: Tensor  # (X, nc, C), n_end likewise
+    n_end: Tensor
+    bfm_end: Tensor  # (X, nc, 3): of b, f and m
+
+
+@triton.jit
+def _at(gates, x, chunk, t, T, stride, live, C: tl.constexpr):
+    """Load the gates of token t of some chunks in float64, and tell which of these tokens exist."""
+    token = chunk * C + t
+    there = live & (token < T)
+    return tl.load(gates + x * stride + token, mask=there, other=0.0).to(tl.float64), there
+
+
+@triton.jit
+def fill_rows(
+    alpha, eta, G, b, f, n, m, X, T, nc, alpha_stride, eta_stride,
+    C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, KEEP_N: tl.constexpr,
+):  # fmt: skip
+    """n_t = η_t n_{t−1} + e_t,  G_t = (1−α_t) G_{t−1} + n_t, and b, f, m: a few chunks of one sequence."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,) chunks of all sequences
+    x, chunk, live = place // nc, place % nc, place < X * nc
+    j = tl.arange(0, BC)
+    G_row = tl.zeros([BLOCK, BC], tl.float64)
+    n_row = tl.zeros([BLOCK, BC], tl.float64)
+    b_t = tl.full([BLOCK], 1.0, tl.float64)
+    m_t = tl.full([BLOCK], 1.0, tl.float64)
+    f_t = tl.zeros([BLOCK], tl.float64)
+    inside = live[:, None] & (j < C)[None, :]
+    for t in range(C):
+        a, there = _at(alpha, x, chunk, t, T, alpha_stride, live, C)
+        e, there = _at(eta, x, chunk, t, T, eta_stride, live, C)
+        keep = 1.0 - a  # 1 beyond the end, where α = 0 was loaded
+        carry = tl.where(there, e, 1.0)
+        n_row = carry[:, None] * n_row + tl.where(there[:, None] & (j == t)[None, :], 1.0, 0.0)
+        G_row = keep[:, None] * G_row + tl.where(there[:, None], n_row, 0.0)
+        m_t = carry * m_t
+        b_t = keep * b_t
+        f_t = keep * f_t + tl.where(there, m_t, 0.0)
+        row = place * C + t
+        tl.store(G + row[:, None] * C + j[None, :], G_row.to(tl.float32), mask=inside)
+        tl.store(b + row, b_t.to(tl.float32), mask=live)
+        tl.store(f + row, f_t.to(tl.float32), mask=live)
+        if KEEP_N:
+            tl.store(n + row[:, None] * C + j[None, :], n_row.to(tl.float32), mask=inside)
+            tl.store(m + row, m_t.to(tl.float32), mask=live)
+    if not KEEP_N:
+        tl.store(n + place[:, None] * C + j[None, :], n_row.to(tl.float32), mask=inside)
+        tl.store(m + place, m_t.to(tl.float32), mask=live)
+
+
+def multiply_up(alpha: Tensor, eta: Tensor, C: int, keep_n: bool = False) -> Coefficients:
+    """Multiply the gates of all chunks up.
+
+    Args:
+        alpha: (X, T) forget gates, float32; the last stride is 1.
+        eta: (X, T) momentum gates, likewise.
+        C: chunk size.
+        keep_n: whether all rows of n and m are wanted, as by the derivative; otherwise the last ones.
+
+    Returns:
+        Coefficients of chunks(T, C) chunks, float32.
+    """
+    X, T = alpha.shape
+    nc = launch.chunks(T, C)
+    rows = C if keep_n else 1
+    sizes = ((X, nc, C, C), (X, nc, C), (X, nc, C), (X, nc, rows, C), (X, nc, rows))
+    out = Coefficients(*(torch.empty(size, dtype=torch.float32, device=alpha.device) for size in sizes))
+    _start(fill_rows, C, (alpha, eta, *out), X, T, KEEP_N=keep_n)
+    return out
+
+
+def _start(kernel: triton.JITFunction, C: int, tensors: tuple[Tensor, ...], X: int, T: int, **constants: int) -> None:
+    """Start one of the two kernels over all chunks of X sequences."""
+    nc, BC = launch.chunks(T, C), launch.tile(C)
+    block = max(1, BLOCK // BC)
+    numbers = X, T, nc, tensors[0].stride(0), tensors[1].stride(0)
+    sizes = {"C": C, "BC": BC, "BLOCK": block, **constants}
+    launch.launch(kernel, (triton.cdiv(X * nc, block),), *tensors, *numbers, num_warps=2, **sizes)
+
+
+@triton.jit
+def fill_rows_backward(
+    alpha, eta, G, b, f, n, m, dG, db, df, dG_end, dn_end, dbfm_end, d_alpha, d_eta, X, T, nc, alpha_stride, eta_stride,
+    C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr,
+):  # fmt: skip
+    """The rows in reverse: R and N gather the gradients at G_t and n_t, and reach the row before through the gates."""
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    x, chunk, live = place // nc, place % nc, place < X * nc
+    j = tl.arange(0, BC)
+    inside = live[:, None] & (j < C)[None, :]
+    R = tl.load(dG_end + place[:, None] * C + j[None, :], mask=inside, other=0.0)
+    N = tl.load(dn_end + place[:, None] * C + j[None, :], mask=inside, other=0.0)
+    R_b = tl.load(dbfm_end + place * 3, mask=live, other=0.0)
+    R_f = tl.load(dbfm_end + place * 3 + 1, mask=live, other=0.0)
+    N_m = tl.load(dbfm_end + place * 3 + 2, mask=live, other=0.0)
+    for back in range(C):
+        t = C - 1 - back
+        row = place * C + t
+        read = t + SHIFT < C
+        R += tl.load(dG + (row + SHIFT)[:, None] * C + j[None, :], mask=inside & read, other=0.0)
+        R_b += tl.load(db + row + SHIFT, mask=live & read, other=0.0)
+        R_f += tl.load(df + row + SHIFT, mask=live & read, other=0.0)
+        a, there = _at(alpha, x, chunk, t, T, alpha_stride, live, C)
+        e, there = _at(eta, x, chunk, t, T, eta_stride, live, C)
+        N += tl.where(there[:, None], R, 0.0)
+        N_m += tl.where(there, R_f, 0.0)
+        earlier, first = live & (t > 0), tl.where(live & (t == 0), 1.0, 0.0)  # before the first row: b = m = 1
+        G_before = tl.load(G + (row - 1)[:, None] * C + j[None, :], mask=inside & (t > 0), other=0.0)
+        n_before = tl.load(n + (row - 1)[:, None] * C + j[None, :], mask=inside & (t > 0), other=0.0)
+        b_before = tl.load(b + row - 1, mask=earlier, other=0.0) + first
+        f_before = tl.load(f + row - 1, mask=earlier, other=0.0)
+        m_before = tl.load(m + row - 1, mask=earlier, other=0.0) + first
+        d_keep = tl.sum(R * G_before, 1) + R_b * b_before + R_f * f_before
+        d_carry = tl.sum(N * n_before, 1) + N_m * m_before
+        token = chunk * C + t
+        tl.store(d_alpha + x * T + token, -d_keep, mask=there)
+        tl.store(d_eta + x * T + token, d_carry, mask=there)
+        keep, carry = (1.0 - a).to(tl.float32), tl.where(there, e, 1.0).to(tl.float32)
+        R *= keep[:, None]
+        R_b *= keep
+        R_f *= keep
+        N *= carry[:, None]
+        N_m *= carry
+
+
+def multiply_up_backward(
+    alpha: Tensor, eta: Tensor, c: Coefficients, grads: CoefficientGrads, shift: int
+) -> tuple[Tensor, Tensor]:
+    """Differentiate `multiply_up`.
+
+    Args:
+        alpha: (X, T) forget gates.
+        eta: (X, T) momentum gates.
+        c: their coefficients, all rows of n kept.
+        grads: the gradients at them.
+        shift: 0 where the rows were read after the write, 1 where before.
+
+    Returns:
+        The gradients at alpha and eta, (X, T) float32.
+    """
+    X, T = alpha.shape
+    d_alpha, d_eta = (torch.empty(X, T, dtype=torch.float32, device=alpha.device) for _ in range(2))
+    _start(fill_rows_backward, c.b.shape[2], (alpha, eta, *c, *grads, d_alpha, d_eta), X, T, SHIFT=shift)
+    return d_alpha, d_eta

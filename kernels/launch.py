@@ -1,0 +1,131 @@
+"""What every kernel shares: what a device can do, types and precision, sizes of tiles, spans, and the launch itself.
+
+Policy, the same for all kernels:
+  states      float32 in registers from the first token to the last; copies that only feed products are operands
+  operands    q, k, v as they come: float32, bfloat16 or float16; so are the copies of states and errors in memory
+  gates       float32 in and out; multiplied up in float64, see `coefficients`
+  sums        float32 always; products of float32 follow torch.get_float32_matmul_precision()
+  tiles       powers of two, at least 16; what lies beyond T, C or D is masked
+  addresses   int64 as soon as a batch or a sequence is multiplied in
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OPERANDS = (torch.float32, torch.bfloat16, torch.float16)
+OLDEST = (8, 0)  # compute capability: Ampere, the first with bfloat16
+PRECISION = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
+BUFFER = 256 * 2**20  # bytes that the buffers of one span may take
+LEAST = 16  # the smallest side of a matrix product
+
+
+def interpreted() -> bool:
+    """Tell whether Triton's interpreter runs the kernels, on a CPU and slowly."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def missing(device: torch.device) -> str | None:
+    """Say what a device lacks for the kernels; None if nothing.
+
+    Args:
+        device: where the tensors are.
+
+    Returns:
+        One sentence.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton, on Linux with an NVIDIA GPU)"
+    if interpreted():
+        return None if device.type in ("cpu", "cuda") else f"Triton's interpreter has no device {device}"
+    if device.type != "cuda" or torch.version.hip:
+        return (
+            f"the tensors are on {'an AMD GPU' if torch.version.hip else device}, and the kernels need an NVIDIA GPU; "
+            "with TRITON_INTERPRET=1 in the environment before Python starts they run on a CPU, slowly"
+        )
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST:
+        name = torch.cuda.get_device_name(device)
+        return f"{name} has compute capability {capability}, and the kernels need {OLDEST} or newer"
+    return None
+
+
+def precision(dtype: torch.dtype) -> str:
+    """Choose how products are computed: Triton's `input_precision`.
+
+    Args:
+        dtype: of the operands.
+
+    Returns:
+        For float32 what torch.set_float32_matmul_precision asked for; half precision is exact in any of them, and its
+        few float32 products (coefficients) may be "tf32".
+    """
+    return PRECISION[torch.get_float32_matmul_precision()] if dtype == torch.float32 else "tf32"
+
+
+def tile(size: int) -> int:
+    """Round a size up to a power of two that a matrix product can have."""
+    return max(LEAST, 1 << (size - 1).bit_length())
+
+
+def chunks(T: int, C: int) -> int:
+    """Count the chunks of a sequence, the last one perhaps shorter."""
+    return -(-T // C)
+
+
+def spans(T: int, C: int, bytes_per_chunk: int, group: int | None = None) -> list[tuple[int, int]]:
+    """Cut a sequence into spans of whole chunks whose buffers fit into BUFFER.
+
+    Between spans only a state is kept, for the backward pass; inside, only the states go from chunk to chunk.
+
+    Args:
+        T: tokens.
+        C: chunk size.
+        bytes_per_chunk: what one chunk of all sequences takes in buffers.
+        group: chunks of a span, where the caller wants it so.
+
+    Returns:
+        (first token, end) of every span; every end but the last is a multiple of C.
+    """
+    count = group or max(LEAST, BUFFER // max(1, bytes_per_chunk))
+    return [(start, min(T, start + count * C)) for start in range(0, T, count * C)]
+
+
+def same_layout(*x: Tensor) -> list[Tensor]:
+    """Give tensors (B, H, T, D) one set of strides, the last of them 1; copies only what has others.
+
+    Args:
+        x: tensors of one shape.
+
+    Returns:
+        The same numbers; `torch.empty_like` of one of them has the same strides again.
+    """
+    first = x[0].stride()
+    dense = first[-1] == 1 and x[0].is_non_overlapping_and_dense()
+    if dense and all(z.stride() == first for z in x):
+        return list(x)
+    return [z.contiguous() for z in x]
+
+
+def launch(
+    kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **sizes: Any
+) -> None:
+    """Start a kernel.
+
+    Args:
+        kernel: a function under `triton.jit`.
+        grid: programs along each axis.
+        args: tensors and numbers, in the kernel's order.
+        num_warps: warps of a program.
+        num_stages: depth of the software pipeline of loads.
+        sizes: the kernel's compile-time constants.
+    """
+    x = next(z for z in args if torch.is_tensor(z))
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **sizes)
