@@ -33,17 +33,35 @@ class Coefficients(NamedTuple):
 
 
 class CoefficientGrads(NamedTuple):
-    """Gradients at them: at the rows that were read, and at the end of the chunk.
+    """Gradients at them: at the rows that the reads used, at those of the online rule, and at the end of the chunk.
 
-    Rows read "before" the write belong to the token before: row t of these is row t − shift of the coefficients.
+    Rows used "before" the write belong to the token before: row t of the gradients is row t − 1 of the coefficients.
     """
 
-    G: Tensor  # (X, nc, C, C)
+    G: Tensor  # (X, nc, C, C), at the rows of the reads, after the write or before
     b: Tensor  # (X, nc, C), f likewise
     f: Tensor
+    G_before: Tensor  # the same for the rows that the online rule used, before the write; else of no meaning
+    b_before: Tensor
+    f_before: Tensor
     G_end: Tensor  # (X, nc, C), n_end likewise
     n_end: Tensor
     bfm_end: Tensor  # (X, nc, 3): of b, f and m
+
+
+def empty_grads(c: Coefficients, online: bool) -> CoefficientGrads:
+    """Make room for the gradients at coefficients.
+
+    Args:
+        c: the coefficients.
+        online: whether there are rows of the online rule.
+
+    Returns:
+        Tensors without content.
+    """
+    G, b, f = (torch.empty_like(x) for x in c[:3])
+    before = [torch.empty_like(x) for x in (G, b, f)] if online else (G, b, f)
+    return CoefficientGrads(G, b, f, *before, torch.empty_like(b), torch.empty_like(b), b.new_empty(*b.shape[:2], 3))
 
 
 @triton.jit
@@ -56,7 +74,7 @@ def _at(gates, x, chunk, t, T, stride, live, C: tl.constexpr):
 
 @triton.jit
 def fill_rows(
-    alpha, eta, G, b, f, n, m, X, T, nc, alpha_stride, eta_stride,
+    alpha, eta, G, b, f, n, m, X, T, nc, alpha_stride, eta_stride, out_stride,
     C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, KEEP_N: tl.constexpr,
 ):  # fmt: skip
     """n_t = η_t n_{t−1} + e_t,  G_t = (1−α_t) G_{t−1} + n_t, and b, f, m: a few chunks of one sequence."""
@@ -116,15 +134,16 @@ def _start(kernel: triton.JITFunction, C: int, tensors: tuple[Tensor, ...], X: i
     """Start one of the two kernels over all chunks of X sequences."""
     nc, BC = launch.chunks(T, C), launch.tile(C)
     block = max(1, BLOCK // BC)
-    numbers = X, T, nc, tensors[0].stride(0), tensors[1].stride(0)
+    numbers = X, T, nc, *(x.stride(0) for x in (*tensors[:2], tensors[-1]))
     sizes = {"C": C, "BC": BC, "BLOCK": block, **constants}
     launch.launch(kernel, (triton.cdiv(X * nc, block),), *tensors, *numbers, num_warps=2, **sizes)
 
 
 @triton.jit
 def fill_rows_backward(
-    alpha, eta, G, b, f, n, m, dG, db, df, dG_end, dn_end, dbfm_end, d_alpha, d_eta, X, T, nc, alpha_stride, eta_stride,
-    C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr,
+    alpha, eta, G, b, f, n, m, dG, db, df, dG_before, db_before, df_before, dG_end, dn_end, dbfm_end,
+    d_alpha, d_eta, X, T, nc, alpha_stride, eta_stride, out_stride,
+    C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
     """The rows in reverse: R and N gather the gradients at G_t and n_t, and reach the row before through the gates."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -143,6 +162,11 @@ def fill_rows_backward(
         R += tl.load(dG + (row + SHIFT)[:, None] * C + j[None, :], mask=inside & read, other=0.0)
         R_b += tl.load(db + row + SHIFT, mask=live & read, other=0.0)
         R_f += tl.load(df + row + SHIFT, mask=live & read, other=0.0)
+        if ONLINE:
+            below = t + 1 < C
+            R += tl.load(dG_before + (row + 1)[:, None] * C + j[None, :], mask=inside & below, other=0.0)
+            R_b += tl.load(db_before + row + 1, mask=live & below, other=0.0)
+            R_f += tl.load(df_before + row + 1, mask=live & below, other=0.0)
         a, there = _at(alpha, x, chunk, t, T, alpha_stride, live, C)
         e, there = _at(eta, x, chunk, t, T, eta_stride, live, C)
         N += tl.where(there[:, None], R, 0.0)
@@ -156,8 +180,8 @@ def fill_rows_backward(
         d_keep = tl.sum(R * G_before, 1) + R_b * b_before + R_f * f_before
         d_carry = tl.sum(N * n_before, 1) + N_m * m_before
         token = chunk * C + t
-        tl.store(d_alpha + x * T + token, -d_keep, mask=there)
-        tl.store(d_eta + x * T + token, d_carry, mask=there)
+        tl.store(d_alpha + x * out_stride + token, -d_keep, mask=there)
+        tl.store(d_eta + x * out_stride + token, d_carry, mask=there)
         keep, carry = (1.0 - a).to(tl.float32), tl.where(there, e, 1.0).to(tl.float32)
         R *= keep[:, None]
         R_b *= keep
@@ -167,8 +191,14 @@ def fill_rows_backward(
 
 
 def multiply_up_backward(
-    alpha: Tensor, eta: Tensor, c: Coefficients, grads: CoefficientGrads, shift: int
-) -> tuple[Tensor, Tensor]:
+    alpha: Tensor,
+    eta: Tensor,
+    c: Coefficients,
+    grads: CoefficientGrads,
+    out: tuple[Tensor, Tensor],
+    shift: int,
+    online: bool = False,
+) -> None:
     """Differentiate `multiply_up`.
 
     Args:
@@ -176,12 +206,8 @@ def multiply_up_backward(
         eta: (X, T) momentum gates.
         c: their coefficients, all rows of n kept.
         grads: the gradients at them.
+        out: where the gradients at alpha and eta go, (X, T) float32 each, the last stride 1.
         shift: 0 where the rows were read after the write, 1 where before.
-
-    Returns:
-        The gradients at alpha and eta, (X, T) float32.
+        online: whether there are rows of the online rule.
     """
-    X, T = alpha.shape
-    d_alpha, d_eta = (torch.empty(X, T, dtype=torch.float32, device=alpha.device) for _ in range(2))
-    _start(fill_rows_backward, c.b.shape[2], (alpha, eta, *c, *grads, d_alpha, d_eta), X, T, SHIFT=shift)
-    return d_alpha, d_eta
+    _start(fill_rows_backward, c.b.shape[2], (alpha, eta, *c, *grads, *out), *alpha.shape, SHIFT=shift, ONLINE=online)

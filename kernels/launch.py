@@ -107,8 +107,8 @@ def same_layout(*x: Tensor) -> list[Tensor]:
         The same numbers; `torch.empty_like` of one of them has the same strides again.
     """
     first = x[0].stride()
-    dense = first[-1] == 1 and x[0].is_non_overlapping_and_dense()
-    if dense and all(z.stride() == first for z in x):
+    kept = torch.empty_like(x[0], device="meta").stride() == first  # not so for expanded or sliced tensors
+    if kept and first[-1] == 1 and all(z.stride() == first for z in x):
         return list(x)
     return [z.contiguous() for z in x]
 

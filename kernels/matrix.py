@@ -1,0 +1,85 @@
+"""A memory that is a matrix, by kernels, for a whole sequence: span after span forward, and back again.
+
+Only the state at the start of each span is kept for the backward pass, which runs a span forward once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from titans_mini.kernels import Job, launch
+from titans_mini.kernels.matrix_span import Span, bytes_per_chunk, chunk_size
+from titans_mini.network import MemoryNet
+from titans_mini.state import MemoryState
+
+LARGEST_D, LARGEST_C = 128, 64
+
+
+def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
+    """Say why these kernels cannot run a memory of depth 1; None if they can."""
+    if net.norm:
+        return "the kernels of depth 1 are for a matrix, and this memory has a norm behind it"
+    if net.dim > LARGEST_D:
+        return f"the kernels hold D up to {LARGEST_D}, and this memory has {net.dim}"
+    if anchor == "chunk" and chunk_size > LARGEST_C:
+        return f"the kernels of depth 1 hold chunks of up to {LARGEST_C} tokens, and chunk_size is {chunk_size}"
+    return None
+
+
+def run(
+    job: Job, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor, state: MemoryState
+) -> tuple[Tensor, MemoryState]:
+    """Run a sequence from the start of a chunk; see `titans_mini.kernels.run`."""
+    B, H, T, _ = v.shape
+    gates = [x.flatten(0, 1).squeeze(-1).contiguous() for x in (alpha, eta, theta)]  # (N, T)
+    M, S = (x[0].flatten(0, 1).contiguous() for x in (state.weights, state.momentum))  # (N, D, D)
+    if job.net.residual:  # ‖k + k M − v‖² is the loss of a plain matrix whose values are v − k
+        v = v - k
+    y, *ends = _Matrix.apply(job, *launch.same_layout(q, k, v), *gates, M, S)
+    if job.net.residual:
+        y = y + q
+    M, S, at = (x.unflatten(0, (B, H)) for x in ends)
+    return y, MemoryState((M,), (S,), (at,), T % job.chunk_size)
+
+
+def _spans(job: Job, tensors: Sequence[Tensor], backwards: bool = False) -> list[tuple[Any, ...]]:
+    """Cut a sequence into spans: what `Span` is made of, in order."""
+    B, H, T, D = tensors[0].shape
+    C = chunk_size(job, T)
+    cuts = launch.spans(T, C, bytes_per_chunk(job, B * H, D, C, tensors[0].element_size()), job.group)
+    return [(job, C, tensors, start, end, backwards) for start, end in cuts]
+
+
+class _Matrix(torch.autograd.Function):
+    """A whole sequence; gradients of gradients are refused, as by `chunked`."""
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, *tensors: Tensor) -> tuple[Tensor, ...]:
+        *_, M, S = tensors
+        y, kept = torch.empty_like(tensors[2]), []
+        for parts in _spans(job, tensors[:6]):
+            kept += [M, S]
+            span = Span(*parts)
+            E, M_chunks, S_chunks, M, S, last = span.advance(M, S)
+            span.answer(E, M_chunks, S_chunks, y)
+        ctx.job = job
+        ctx.save_for_backward(*tensors[:6], *kept)
+        return y, M, S, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dM: Tensor, dS: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
+        tensors, kept = saved[:6], saved[6:]
+        dy = dy if dy.stride() == tensors[0].stride() else torch.empty_like(tensors[0]).copy_(dy)
+        grads = [torch.empty_like(x) for x in tensors]
+        dM, dS, d_last = (x.contiguous() for x in (dM, dS, d_last))
+        for i, parts in reversed(list(enumerate(_spans(ctx.job, tensors, backwards=True)))):
+            dM, dS = Span(*parts).go_back(kept[2 * i], kept[2 * i + 1], dy, dM, dS, d_last, grads)
+            d_last = torch.zeros_like(d_last)  # only the end of the sequence has begun a chunk
+        return None, *grads, dM, dS

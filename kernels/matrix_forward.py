@@ -1,0 +1,85 @@
+"""The matrix memory, forward: `advance` carries the states from chunk to chunk, `read` answers all queries at once.
+
+With (M, S) at a chunk's start, K and V its keys and values, and g, n the last rows of its coefficients:
+    E = K M − V,  s = 2θ ∘ E,    M_next = b M + f S − Kᵀ(g ∘ s),  S_next = m S − Kᵀ(n ∘ s)          (advance)
+    y = b ∘ (Q M) + f ∘ (Q S) − (Q Kᵀ ∘ G) s                                                         (read)
+The exact online rule replaces E by W M + W₂ S − U, from `triangular`. Columns of M and S are independent of each other:
+several programs share a sequence.
+"""
+
+import triton
+import triton.language as tl
+
+from titans_mini.kernels.tiles import load_mask, load_rows, load_share, load_state, mul, store_rows, store_state
+
+
+@triton.jit
+def advance(
+    k, w, w2, u, theta, G, b, f, n, m, M_start, S_start, E, M_chunks, S_chunks, M_end, S_end, M_last,
+    T, nc, H, k_batch, k_head, k_token, theta_stride, w_batch, w_head, w_token, n_rows,
+    C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    ONLINE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Carry some columns of M and S through a sequence; leave E, and both states at the start of every chunk."""
+    i = tl.program_id(1).to(tl.int64)
+    r, d = tl.arange(0, BC), tl.arange(0, BD)
+    cols = tl.program_id(0) * BV + tl.arange(0, BV)
+    k += (i // H) * k_batch + (i % H) * k_head
+    w += (i // H) * w_batch + (i % H) * w_head
+    u += (i // H) * w_batch + (i % H) * w_head
+    w2 += (i // H) * w_batch + (i % H) * w_head
+    M = load_state(M_start + i * D * D, d, cols, D).to(tl.float32)
+    S = load_state(S_start + i * D * D, d, cols, D).to(tl.float32)
+    for c in range(nc):
+        at = i * nc + c  # the chunk among all sequences'
+        token = c * C + r
+        there = (r < C) & (token < T)
+        store_state(M_chunks + at * D * D, M, d, cols, True, D)
+        store_state(S_chunks + at * D * D, S, d, cols, True, D)
+        store_state(M_last + i * D * D, M, d, cols, c == nc - 1, D)
+        K = load_rows(k, token, there, d, k_token, D)
+        W = load_rows(w, token, there, d, w_token, D) if ONLINE else K
+        e = mul(W, M, PRECISION) - load_rows(u, token, there, cols, w_token, D).to(tl.float32)
+        if ONLINE:
+            e += mul(load_rows(w2, token, there, d, w_token, D), S, PRECISION)
+        store_rows(E + at * C * D, e, r, r < C, cols, D, D)
+        s = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None] * e
+        g_end = tl.load(G + (at * C + C - 1) * C + r, mask=r < C, other=0.0)[:, None]
+        n_end = tl.load(n + (at * n_rows + n_rows - 1) * C + r, mask=r < C, other=0.0)[:, None]
+        b_end, f_end = tl.load(b + at * C + C - 1), tl.load(f + at * C + C - 1)
+        m_end = tl.load(m + (at + 1) * n_rows - 1)
+        K_T = tl.trans(K)
+        M = b_end * M + f_end * S - mul(K_T, g_end * s, PRECISION)
+        S = m_end * S - mul(K_T, n_end * s, PRECISION)
+    store_state(M_end + i * D * D, M, d, cols, True, D)
+    store_state(S_end + i * D * D, S, d, cols, True, D)
+
+
+@triton.jit
+def read(
+    q, k, theta, G, b, f, E, M_chunks, S_chunks, y,
+    T, nc, H, q_batch, q_head, q_token, theta_stride,
+    C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Answer the queries of one chunk of one sequence."""
+    c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    at = i * nc + c
+    r, d, v = tl.arange(0, BC), tl.arange(0, BD), tl.arange(0, BV)
+    token = c * C + r
+    there = (r < C) & (token < T)
+    start = (i // H) * q_batch + (i % H) * q_head
+    Q = load_rows(q + start, token, there, d, q_token, D)
+    K = load_rows(k + start, token, there, d, q_token, D)
+    A = mul(Q, tl.trans(K), PRECISION) * load_mask(G + at * C * C, r, r, C, SHIFT)
+    A = A.to(Q.dtype)
+    b_t = load_share(b + at * C, r, 1.0, C, SHIFT)[:, None]
+    f_t = load_share(f + at * C, r, 0.0, C, SHIFT)[:, None]
+    step = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None]
+    for first in range(0, D, BV):
+        cols = first + v
+        s = step * load_rows(E + at * C * D, r, r < C, cols, D, D).to(tl.float32)
+        out = b_t * mul(Q, load_state(M_chunks + at * D * D, d, cols, D), PRECISION)
+        out += f_t * mul(Q, load_state(S_chunks + at * D * D, d, cols, D), PRECISION)
+        out -= mul(A, s, PRECISION)
+        store_rows(y + start, out, token, there, cols, q_token, D)

@@ -1,0 +1,151 @@
+"""A span of chunks of a matrix memory: the kernels of its forward and its backward pass, in order.
+
+In a span everything but the states is parallel over chunks. Its buffers live as long as the span does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from titans_mini.kernels import Job, coefficients, launch, matrix_backward, matrix_forward, triangular
+
+ONLINE_C = 64  # the online rule gives the same for every chunk size
+COLUMNS = 32  # columns of the states that one program carries from chunk to chunk
+
+
+def chunk_size(job: Job, T: int) -> int:
+    """Choose the tokens of a chunk: as asked for, but for the online rule, which may take what is fastest."""
+    return min(ONLINE_C, launch.tile(T)) if job.online else job.chunk_size
+
+
+def bytes_per_chunk(job: Job, N: int, D: int, C: int, element: int) -> int:
+    """Count what one chunk of N sequences takes in the buffers of the backward pass, which has more of them."""
+    coefficients_and_gradients = 4 * C * C * (3 + job.online)
+    operands = element * (4 * D * D + 3 * C * D + (C * C + 3 * C * D) * job.online)
+    return N * (coefficients_and_gradients + operands)
+
+
+class Span:
+    """Some chunks of all sequences: their inputs, and what the kernels make of them.
+
+    Args:
+        job: how the sequence is run.
+        C: tokens of a chunk.
+        tensors: q, k, v (B, H, T, D) with one set of strides, alpha, eta, theta (N, T) float32, of the whole sequence.
+        start: first token of the span.
+        end: the token after its last.
+        backwards: whether `go_back` follows.
+    """
+
+    def __init__(self, job: Job, C: int, tensors: Sequence[Tensor], start: int, end: int, backwards: bool) -> None:
+        self.q, self.k, self.v = (x[:, :, start:end] for x in tensors[:3])
+        self.alpha, self.eta, self.theta = (x[:, start:end] for x in tensors[3:6])
+        B, H, T, D = self.q.shape
+        self.N, self.C, self.D, self.nc = B * H, C, D, launch.chunks(T, C)
+        self.online, self.place = job.online, slice(start, end)
+        self.read = {"SHIFT": int(job.read == "before")}
+        self.tiles = {"C": C, "BC": launch.tile(C), "D": D, "BD": launch.tile(D)}
+        self.tiles["PRECISION"] = launch.precision(self.q.dtype)
+        self.numbers = T, self.nc, H, *self.q.stride()[:3], self.theta.stride(0)
+        self.c = coefficients.multiply_up(self.alpha, self.eta, C, keep_n=backwards)
+        self.inverse, self.w, self.w2, self.u, self.w_strides = self._solve(H)
+
+    # -- how kernels are started -------------------------------------------------------------------------------------
+
+    def _empty(self, *size: int) -> Tensor:
+        """Make room for something of every chunk, in the operands' type."""
+        return torch.empty(self.N, self.nc, *size, dtype=self.q.dtype, device=self.q.device)
+
+    def _over_chunks(self, kernel: Any, *args: Any, **constants: Any) -> None:
+        """Start one program for each chunk of each sequence."""
+        heavy = self.tiles["BD"] * self.q.element_size() > 128  # more than a row of 64 in half precision
+        launch.launch(kernel, (self.nc, self.N), *args, num_warps=8 if heavy else 4, **self.tiles, **constants)
+
+    def _over_columns(self, kernel: Any, *args: Any, **constants: Any) -> None:
+        """Start programs that go from chunk to chunk, each with some columns of a sequence's states."""
+        columns = min(COLUMNS, self.tiles["BD"])
+        constants |= {"BV": columns, "ONLINE": self.online}
+        launch.launch(kernel, (-(-self.D // columns), self.N), *args, num_warps=4, **self.tiles, **constants)
+
+    @property
+    def _part(self) -> dict[str, int]:
+        """Choose how many columns of the values a program of one chunk takes at a time."""
+        return {"BV": min(self.tiles["BD"], 128 // self.q.element_size())}
+
+    # -- forward -----------------------------------------------------------------------------------------------------
+
+    def _solve(self, H: int) -> tuple[Tensor | tuple[int, ...], ...]:
+        """Solve the systems of the online rule: the inverses, W, W₂, U and the strides of the last three."""
+        if not self.online:
+            return self.k, self.k, self.k, self.v, self.q.stride()[:3]
+        nc, C, D = self.nc, self.C, self.D
+        out = self._empty(C, C), *(self._empty(C, D) for _ in range(3))
+        tensors = self.k, self.v, self.theta, self.c.G, self.c.b, self.c.f, *out
+        self._over_chunks(triangular.solve, *tensors, *self.numbers)
+        return *out, (H * nc * C * D, nc * C * D, D)
+
+    def advance(self, M: Tensor, S: Tensor) -> tuple[Tensor, ...]:
+        """Carry the states through the span.
+
+        Args:
+            M: (N, D, D) the memory at its start, float32.
+            S: (N, D, D) the momentum there.
+
+        Returns:
+            E (N, nc, C, D), M and S at the chunks' starts (N, nc, D, D), M and S at the end, M at the last chunk's start.
+        """
+        E, M_chunks, S_chunks = self._empty(self.C, self.D), self._empty(self.D, self.D), self._empty(self.D, self.D)
+        ends = [torch.empty_like(M) for _ in range(3)]
+        tensors = self.k, self.w, self.w2, self.u, self.theta, *self.c, M, S, E, M_chunks, S_chunks, *ends
+        self._over_columns(matrix_forward.advance, *tensors, *self.numbers, *self.w_strides, self.c.n.shape[2])
+        return E, M_chunks, S_chunks, *ends
+
+    def answer(self, E: Tensor, M_chunks: Tensor, S_chunks: Tensor, y: Tensor) -> None:
+        """Answer all queries of the span into y (B, H, T, D), of the whole sequence."""
+        tensors = self.q, self.k, self.theta, *self.c[:3], E, M_chunks, S_chunks, y[:, :, self.place]
+        self._over_chunks(matrix_forward.read, *tensors, *self.numbers, **self._part, **self.read)
+
+    # -- backward ----------------------------------------------------------------------------------------------------
+
+    def go_back(
+        self, M: Tensor, S: Tensor, dy: Tensor, dM: Tensor, dS: Tensor, d_last: Tensor, grads: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Go forward once more, then back through the span.
+
+        Args:
+            M: (N, D, D) the memory at its start.
+            S: (N, D, D) the momentum there.
+            dy: (B, H, T, D) the gradient at the answers, of the whole sequence, with the strides of q.
+            dM: (N, D, D) the gradient at the memory at the span's end.
+            dS: (N, D, D) the gradient at the momentum there.
+            d_last: (N, D, D) the gradient at the memory at the last chunk's start, besides.
+            grads: gradients at q, k, v, alpha, eta, theta, of the whole sequence, to be filled.
+
+        Returns:
+            The gradients at the memory and the momentum at the span's start.
+        """
+        E, M_chunks, S_chunks, *_ = self.advance(M, S)
+        out = dy[:, :, self.place]
+        P, ds = self._empty(self.C, self.D), self._empty(self.C, self.D)
+        tensors = self.q, self.k, out, self.c.G, P
+        self._over_chunks(matrix_backward.gather, *tensors, *self.numbers, **self._part, **self.read)
+        chunk_ends, starts = [self._empty(self.D, self.D) for _ in "MS"], [torch.empty_like(dM) for _ in "MS"]
+        tensors = self.q, self.k, out, self.w, self.w2, self.theta, *self.c, P, dM, dS, d_last, ds, *chunk_ends, *starts
+        self._over_columns(matrix_backward.retreat, *tensors, *self.numbers, *self.w_strides, **self.read)
+        self._differentiate(out, E, ds, [M_chunks, S_chunks, *chunk_ends], grads)
+        return tuple(starts)
+
+    def _differentiate(self, dy: Tensor, E: Tensor, ds: Tensor, states: list[Tensor], grads: list[Tensor]) -> None:
+        """Fill the gradients at the inputs of the span."""
+        of_qkv = [x[:, :, self.place] for x in grads[:3]]
+        d_alpha, d_eta, d_theta = (x[:, self.place] for x in grads[3:])
+        of_rows = coefficients.empty_grads(self.c, self.online)
+        tensors = self.q, self.k, dy, self.theta, *self.c[:4], self.inverse, E, ds, *states, *of_qkv, d_theta, *of_rows
+        options = {**self._part, **self.read, "ONLINE": self.online}
+        self._over_chunks(matrix_backward.differentiate, *tensors, *self.numbers, **options)
+        shift = self.read["SHIFT"]
+        coefficients.multiply_up_backward(self.alpha, self.eta, self.c, of_rows, (d_alpha, d_eta), shift, self.online)

@@ -1,0 +1,53 @@
+"""Loads, stores and products of tiles, as every kernel of the matrix memory does them: what lies beyond is zero."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def load_rows(x, rows, there, cols, stride, D: tl.constexpr):
+    """Load rows of a sequence, (rows, cols); rows that are not there and columns beyond D are zero."""
+    return tl.load(x + rows[:, None] * stride + cols[None, :], mask=there[:, None] & (cols < D)[None, :], other=0.0)
+
+
+@triton.jit
+def store_rows(x, value, rows, there, cols, stride, D: tl.constexpr):
+    """Store rows of a sequence, in the type of the place they go to."""
+    place = x + rows[:, None] * stride + cols[None, :]
+    tl.store(place, value.to(x.dtype.element_ty), mask=there[:, None] & (cols < D)[None, :])
+
+
+@triton.jit
+def load_state(x, rows, cols, D: tl.constexpr):
+    """Load a part of a D × D matrix."""
+    inside = (rows < D)[:, None] & (cols < D)[None, :]
+    return tl.load(x + rows[:, None] * D + cols[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_state(x, value, rows, cols, there, D: tl.constexpr):
+    """Store a part of a D × D matrix, in the type of the place it goes to."""
+    inside = (rows < D)[:, None] & (cols < D)[None, :] & there
+    tl.store(x + rows[:, None] * D + cols[None, :], value.to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def load_mask(G, r, j, C: tl.constexpr, SHIFT: tl.constexpr):
+    """Load G of a chunk, each row SHIFT tokens earlier; before the first token nothing is written yet."""
+    row = r - SHIFT
+    inside = ((row >= 0) & (r < C))[:, None] & (j < C)[None, :]
+    return tl.load(G + row[:, None] * C + j[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def load_share(x, r, first, C: tl.constexpr, SHIFT: tl.constexpr):
+    """Load b or f of a chunk, each SHIFT tokens earlier; `first` is what stands before the first token."""
+    row = r - SHIFT
+    value = tl.load(x + row, mask=(row >= 0) & (r < C), other=0.0)
+    return tl.where(row < 0, first, value)
+
+
+@triton.jit
+def mul(a, b, PRECISION: tl.constexpr):
+    """Multiply two tiles, the second in the type of the first, summing in float32."""
+    return tl.dot(a, b.to(a.dtype), input_precision=PRECISION)
