@@ -1,0 +1,264 @@
+"""A memory of two layers by Triton kernels: buffers, launches, and the whole as one differentiable function.
+
+The sequence is cut into spans of whole chunks. Inside a span the states at all chunk starts lie in one buffer: the
+sequential kernels pass them on through it, from the second-level cache where they fit, and the parallel ones read them
+there. So hidden units may be as many as one likes: the weights and momenta of one head (256 KiB at D = 64, expansion 4)
+need not fit into one multiprocessor. Between spans one state is kept; the backward pass runs a span's states again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from titans_mini.kernels import Job, launch
+from titans_mini.kernels.coefficients import Coefficients, empty_grads, multiply_up, multiply_up_backward
+from titans_mini.kernels.mlp_backward import mlp_keys_backward, mlp_reads_backward
+from titans_mini.kernels.mlp_chain import mlp_chain_backward
+from titans_mini.kernels.mlp_forward import mlp_reads, mlp_states
+from titans_mini.network import MemoryNet
+from titans_mini.state import MemoryState
+
+ACTIVATIONS = ("gelu", "silu")
+LARGEST_D, LARGEST_C = 128, 64
+
+
+def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
+    """Say why these kernels cannot run a memory of two layers; None if they can.
+
+    Args:
+        net: the memory's network, of depth 2.
+        v: (B, H, T, D) values.
+        chunk_size: C.
+        anchor: "chunk"; the exact online rule has no closed form here.
+
+    Returns:
+        One sentence.
+    """
+    if net.activation not in ACTIVATIONS:
+        return f"the kernels of a two-layer memory know {ACTIVATIONS}, and this one has activation {net.activation!r}"
+    if net.dim > LARGEST_D or chunk_size > LARGEST_C:
+        return (
+            f"the kernels of a two-layer memory hold tiles up to D = {LARGEST_D} and chunks up to {LARGEST_C}, "
+            f"and here D = {net.dim}, chunk_size = {chunk_size}"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a sequence is run, apart from its tensors."""
+
+    job: Job
+    spans: list[tuple[int, int]]
+    layers: int  # with gates of their own: 1 or 2
+
+    @property
+    def shift(self) -> int:
+        """Rows between a token's own coefficients and those that its query sees."""
+        return int(self.job.read == "before")
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Collect the constants that all kernels share."""
+        net, C = self.job.net, self.job.chunk_size
+        D, E = net.shapes[0]
+        tiles = {"BC": launch.tile(C), "BD": launch.tile(D), "BE": min(32, launch.tile(E))}
+        return {"C": C, "D": D, "E": E, "LAYERS": self.layers, "ACTIVATION": net.activation, **tiles}
+
+    @property
+    def norm(self) -> dict[str, bool]:
+        """Collect the constants of the last layer's output."""
+        return {"NORM": self.job.net.norm, "RESIDUAL": self.job.net.residual}
+
+
+def _plan(job: Job, N: int, T: int, layers: int) -> _Plan:
+    """Cut a sequence into spans; a tail that ends inside a chunk is one of its own, for its start is the anchor."""
+    C, (D, E) = job.chunk_size, job.net.shapes[0]
+    whole = T - T % C
+    floats = N * (8 * D * E + C * (6 * E + 4 * D) + layers * 4 * C * C)
+    tail = [(whole, T)] if whole < T else []
+    return _Plan(job, launch.spans(whole, C, 4 * floats, job.group) + tail, layers)
+
+
+class _Inputs(NamedTuple):
+    """What a run reads. N is B·H; X is N, or 2N with gates of their own for each layer."""
+
+    q: Tensor  # (B, H, T, D), k and v likewise, with the same strides
+    k: Tensor
+    v: Tensor
+    alpha: Tensor  # (X, T), eta and theta likewise
+    eta: Tensor
+    theta: Tensor
+    gain: Tensor | None  # (D,), of the norm; bias likewise
+    bias: Tensor | None
+
+
+class _Span(NamedTuple):
+    """Some chunks of the sequence whose states lie side by side."""
+
+    start: int  # its first token, and its end
+    end: int
+    c: Coefficients
+    states: Tensor  # (nc + 1, N, 4DE)
+    record: Tensor  # (N, nc·C, 2E + D)
+
+    def numbers(self, x: _Inputs) -> tuple[int, ...]:
+        """List what every kernel is told about lengths and strides."""
+        B, H = x.q.shape[:2]
+        return B * H, H, self.end, len(self.states) - 1, self.start, *x.q.stride()[:3], x.theta.stride(0)
+
+
+def _empty(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def _slow(x: _Inputs) -> tuple[Tensor, Tensor]:
+    """Gain and bias for a kernel, or, without a norm, something that it never reads."""
+    return (x.theta, x.theta) if x.gain is None else (x.gain, x.bias)
+
+
+def _launch(kernel: Any, plan: _Plan, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """Start one of the four kernels with what they share."""
+    x = args[0]
+    launch.launch(
+        kernel,
+        grid,
+        *args,
+        num_warps=4,
+        num_stages=1,
+        PRECISION=launch.precision(x.dtype),
+        **plan.sizes,
+        **constants,
+    )
+
+
+def _move(plan: _Plan, x: _Inputs, start: int, end: int, state: Tensor, keep_n: bool = False) -> _Span:
+    """Run the sequential pass of a span from the state at its start."""
+    C, net = plan.job.chunk_size, plan.job.net
+    D, E = net.shapes[0]
+    nc, N = launch.chunks(end - start, C), len(state)
+    c = multiply_up(x.alpha[:, start:end], x.eta[:, start:end], C, keep_n)
+    span = _Span(start, end, c, _empty(state, nc + 1, *state.shape), _empty(state, N, nc * C, 2 * E + D))
+    span.states[0] = state
+    tensors = (x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
+    _launch(mlp_states, plan, (N,), *tensors, *span.numbers(x), net.eps, N_ROWS=c.n.shape[2], **plan.norm)
+    return span
+
+
+def _read(plan: _Plan, x: _Inputs, span: _Span, y: Tensor) -> None:
+    """Answer the queries of a span, all chunks at once."""
+    nc, N = len(span.states) - 1, span.states.shape[1]
+    tensors = (x.q, x.k, x.v, y, x.theta, *span.c[:3], *_slow(x), span.states, span.record)
+    _launch(mlp_reads, plan, (nc, N), *tensors, *span.numbers(x), plan.job.net.eps, SHIFT=plan.shift, **plan.norm)
+
+
+def _forward(plan: _Plan, x: _Inputs, state: Tensor, starts: list[Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Run all spans; `starts` is filled with the state at the start of each."""
+    y, anchor = torch.empty_like(x.q), state
+    for start, end in plan.spans:
+        if starts is not None:
+            starts.append(state)
+        span = _move(plan, x, start, end, state)
+        _read(plan, x, span, y)
+        anchor, state = state, span.states[-1].clone()  # a view would keep the whole span alive
+    return y, state, anchor
+
+
+class _Grads(NamedTuple):
+    """The gradients that grow from span to span, and their places."""
+
+    q: Tensor  # like the inputs
+    k: Tensor
+    v: Tensor
+    alpha: Tensor
+    eta: Tensor
+    theta: Tensor
+    slow: Tensor  # (4, D): of gain and bias, by reads and by writes
+
+
+def _back(plan: _Plan, x: _Inputs, span: _Span, dy: Tensor, d_end: Tensor, out: _Grads) -> Tensor:
+    """Go back through a span. Returns the gradient at the state of its start."""
+    D, E = plan.job.net.shapes[0]
+    (slots, N, _), c = span.states.shape, span.c
+    d, d_states = empty_grads(c, online=False), torch.empty_like(span.states)
+    d_states[-1] = d_end
+    notes, slow = _empty(dy, *span.record.shape[:2], 4 * E + 3 * D), _empty(dy, slots - 1, N, 4, D)
+    numbers, rows, n_rows = span.numbers(x), {"SHIFT": plan.shift}, {"N_ROWS": c.n.shape[2]}
+    tensors = (x.q, x.k, x.v, dy, x.theta, *c[:3], *_slow(x), span.states, span.record, out.q, *d[:3], notes, slow)
+    _launch(mlp_reads_backward, plan, (slots - 1, N), *tensors, *numbers, plan.job.net.eps, **rows, **plan.norm)
+    tensors = (x.q, x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
+    tensors += (out.v, out.theta, d.G_end, d.n_end, d_states, notes, slow)
+    _launch(mlp_chain_backward, plan, (N,), *tensors, *numbers, plan.job.net.eps, **rows, **n_rows, **plan.norm)
+    tensors = (x.k, x.theta, *c, span.states, span.record, out.k, d.bfm_end, d_states, notes)
+    _launch(mlp_keys_backward, plan, (slots - 1, N), *tensors, *numbers, **n_rows)
+    here = slice(span.start, span.end)
+    multiply_up_backward(x.alpha[:, here], x.eta[:, here], c, d, (out.alpha[:, here], out.eta[:, here]), plan.shift)
+    if plan.job.net.norm:
+        out.slow.add_(slow.sum((0, 1)))
+    return d_states[0]
+
+
+class _TwoLayers(torch.autograd.Function):
+    """The whole run; its backward pass is written by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _Plan, state: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        starts: list[Tensor] = []
+        out = _forward(plan, _Inputs(*tensors), state, starts)
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors, *starts)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy: Tensor, d_end: Tensor, d_anchor: Tensor) -> tuple[Tensor | None, ...]:
+        plan, saved = ctx.plan, ctx.saved_tensors
+        x, starts = _Inputs(*saved[:8]), saved[8:]
+        dy = dy if dy.stride() == x.q.stride() else torch.empty_like(x.q).copy_(dy)
+        slow = torch.zeros(4, x.q.shape[-1], device=dy.device)
+        out = _Grads(*(torch.empty_like(z) for z in x[:6]), slow)
+        d_state = d_end
+        for i in reversed(range(len(starts))):
+            start, end = plan.spans[i]
+            span = _move(plan, x, start, end, starts[i], keep_n=True)
+            d_state = _back(plan, x, span, dy, d_state, out)
+            if i == len(starts) - 1:
+                d_state = d_state + d_anchor  # the anchor that was handed out is this span's start
+        of_slow = [None, None] if x.gain is None else [slow[i::2].sum(0).to(x.gain.dtype) for i in range(2)]
+        return None, d_state, *out[:6], *of_slow
+
+
+def run(
+    job: Job, q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor, state: MemoryState
+) -> tuple[Tensor, MemoryState]:
+    """Run a memory of two layers from the start of a chunk.
+
+    Args:
+        job: how; see `Job`.
+        q: (B, H, T, D) queries; k and v likewise, of the same type.
+        k: keys.
+        v: values.
+        alpha: (B, H, T, 1 or 2) forget gates; eta and theta likewise, float32.
+        eta: momentum gates.
+        theta: step sizes.
+        state: where to go on from, float32, at position 0.
+
+    Returns:
+        y (B, H, T, D), and the state after the last token; where that is inside a chunk, with the anchor.
+    """
+    net, C = job.net, job.chunk_size
+    B, H, T, D = v.shape
+    E = net.shapes[0][1]
+    plan = _plan(job, B * H, T, alpha.shape[-1])
+    gates = (x.movedim(-1, 0).reshape(-1, T) for x in (alpha, eta, theta))  # (X, T)
+    slow = (net.norm_weight, net.norm_bias) if net.norm else (None, None)
+    flat = torch.cat([w.reshape(B * H, D * E) for w in (*state.weights, *state.momentum)], 1)
+    y, *ends = _TwoLayers.apply(plan, flat, *launch.same_layout(q, k, v), *gates, *slow)
+    (W1, W2, P1, P2), (A1, A2, _, _) = (x.view(B, H, 4, D * E).unbind(2) for x in ends)
+    inner, outer = (W1, P1, A1), (W2, P2, A2)
+    (W1, P1, A1), (W2, P2, A2) = ([x.unflatten(-1, (D, E)) for x in inner], [x.unflatten(-1, (E, D)) for x in outer])
+    return y, MemoryState((W1, W2), (P1, P2), (A1, A2), T % C)

@@ -1,0 +1,192 @@
+"""A two-layer memory backward: first the reads of all chunks, last their keys; between them comes `mlp_chain`.
+
+As in the forward pass, only a chain is sequential: the gradient at a state needs the gradient at the next one.
+`mlp_reads_backward` goes through the answers, to the queries and to what the writes gave to them. The chain walks from
+the last chunk to the first with the gradients at memory and momentum, through the second derivative of the loss.
+`mlp_keys_backward` needs those of both ends of a chunk and is parallel again. `titans_mini.chunk_backward` is the same
+on whole matrices, and says which line is the derivative of which.
+
+Places in memory, besides those of `mlp_forward`; gradients are float32 and lie as what they are gradients of:
+  d_states    like states; slot nc holds the gradients at the span's end when `mlp_chain_backward` starts
+  dG, db, df  gradients at the rows that were read; dG_end, dn_end (X, nc, C) and dbfm_end (X, nc, 3) at the last rows
+  notes       (N, nc·C, 4E + 3D) of every token: x1 and dx1, the hidden units at its query and their gradient; u1, the
+              gradient at δ1; da2, after the chain dz1 (E each); ds2, dx2 and dk (D each)
+  slow        (nc, N, 4, D): what one chunk adds to the gradients at gain and bias, its reads and then its writes
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from titans_mini.kernels.mlp_forward import RUNTIME, read_hidden
+from titans_mini.kernels.mlp_tiles import (
+    activate,
+    last_delta,
+    load_end,
+    load_read,
+    load_slow,
+    load_tile,
+    load_tokens,
+    product,
+    pull,
+    slope,
+    store_tile,
+)
+
+
+@triton.jit
+def store_read(dG_start, db_start, df_start, db, df, dG, place, rows, C: tl.constexpr):
+    """Write the gradients at the rows that the queries of a chunk saw."""
+    tl.store(db_start + place * C + rows, db, mask=rows < C)
+    tl.store(df_start + place * C + rows, df, mask=rows < C)
+    store_tile(dG_start + place * C * C, dG, rows, rows, C, C, C)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def mlp_reads_backward(
+    q_start, k_start, v_start, dy_start, theta, G, b, f, gain, bias, states, record,
+    dq_start, dG_start, db_start, df_start, notes, slow,
+    N, H, T, nc, start, stride_b, stride_h, stride_t, stride_theta, eps,
+    C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, LAYERS: tl.constexpr, SHIFT: tl.constexpr,
+    ACTIVATION: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
+    BC: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    """Go back through the answers of one chunk."""
+    j, x = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows, cols = tl.arange(0, BC), tl.arange(0, BD)
+    layer = (LAYERS - 1) * N
+    WIDTH: tl.constexpr = 2 * E + D
+    NOTES: tl.constexpr = 4 * E + 3 * D
+    left = tl.minimum(C, T - start - j * C)
+    first = (x // H) * stride_b + (x % H) * stride_h + (start + j * C).to(tl.int64) * stride_t
+    theta_start = theta + x * stride_theta + start + j * C
+    note, mine = record + (x * nc + j) * (C * WIDTH), notes + (x * nc + j) * (C * NOTES)
+    here = states + (j * N.to(tl.int64) + x) * (4 * D * E)
+    gain_row, bias_row = load_slow(gain, bias, cols, D, NORM)
+    q = load_tile(q_start + first, rows, cols, stride_t, left, D)
+    k = load_tile(k_start + first, rows, cols, stride_t, left, D)
+    theta1 = load_tokens(theta_start, rows, left)
+    b1, f1, G1 = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
+    b2, f2, G2 = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
+    # the reads once more, up to the last layer's output
+    raw1, raw2 = product(q, tl.trans(k), k, PRECISION), tl.zeros((BC, BC), tl.float32)
+    x2 = tl.zeros((BC, BD), tl.float32)
+    for e in range(0, E, BE):
+        units = e + tl.arange(0, BE)
+        x1, a2 = read_hidden(
+            q, k, raw1 * G1, theta1, b1, f1, here, note, rows, cols, units, left, D, E, ACTIVATION, PRECISION
+        )
+        store_tile(mine, x1, rows, units, NOTES, left, E)
+        h = activate(x1, ACTIVATION)
+        raw2 += product(h, tl.trans(a2), k, PRECISION)
+        if NORM:
+            x2 += b2[:, None] * product(h, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
+            x2 += f2[:, None] * product(h, load_tile(here + 3 * D * E, units, cols, D, E, D), k, PRECISION)
+    # through the last layer
+    z2 = load_tile(note + 2 * E, rows, cols, WIDTH, left, D)
+    v = load_tile(v_start + first, rows, cols, stride_t, left, D)
+    s2 = last_delta(z2, k.to(tl.float32), v.to(tl.float32), gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)
+    s2 *= load_tokens(theta_start + layer * stride_theta, rows, left)[:, None]
+    dx2 = load_tile(dy_start + first, rows, cols, stride_t, left, D).to(tl.float32)
+    if NORM:
+        x2 -= product(raw2 * G2, s2, k, PRECISION)
+        dx2, d_gain, d_bias = pull(dx2, x2, gain_row, cols, eps, D)
+        added = slow + (j * N.to(tl.int64) + x) * (4 * D) + cols
+        tl.store(added, d_gain, mask=cols < D)
+        tl.store(added + D, d_bias, mask=cols < D)
+    store_tile(mine + 4 * E + D, dx2, rows, cols, NOTES, left, D)
+    store_tile(mine + 4 * E, -product(tl.trans(raw2 * G2), dx2, k, PRECISION), rows, cols, NOTES, left, D)  # ds2
+    from_s2 = product(dx2, tl.trans(s2), k, PRECISION)
+    db2, df2, from_s1 = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32), tl.zeros((BC, BC), tl.float32)
+    from_W1, from_P1 = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BD), tl.float32)
+    tl.debug_barrier()  # x1 is read again, by other threads
+    for e in range(0, E, BE):
+        units = e + tl.arange(0, BE)
+        x1, z1 = load_tile(mine, rows, units, NOTES, left, E), load_tile(note, rows, units, WIDTH, left, E)
+        s1 = theta1[:, None] * load_tile(note + E, rows, units, WIDTH, left, E) * slope(z1, ACTIVATION)
+        h, a2 = activate(x1, ACTIVATION), activate(z1, ACTIVATION)
+        from_W2 = product(dx2, tl.trans(load_tile(here + D * E, units, cols, D, E, D)), k, PRECISION)
+        from_P2 = product(dx2, tl.trans(load_tile(here + 3 * D * E, units, cols, D, E, D)), k, PRECISION)
+        db2 += tl.sum(from_W2 * h, 1)
+        df2 += tl.sum(from_P2 * h, 1)
+        dh = b2[:, None] * from_W2 + f2[:, None] * from_P2 - product(from_s2 * G2, a2, k, PRECISION)
+        dx1 = dh * slope(x1, ACTIVATION)
+        store_tile(mine + E, dx1, rows, units, NOTES, left, E)
+        store_tile(mine + 2 * E, -product(tl.trans(raw1 * G1), dx1, k, PRECISION), rows, units, NOTES, left, E)  # ds1
+        store_tile(mine + 3 * E, -product(tl.trans(from_s2 * G2), h, k, PRECISION), rows, units, NOTES, left, E)  # da2
+        from_s1 += product(dx1, tl.trans(s1), k, PRECISION)
+        from_W1 += product(dx1, tl.trans(load_tile(here, cols, units, E, D, E)), k, PRECISION)
+        from_P1 += product(dx1, tl.trans(load_tile(here + 2 * D * E, cols, units, E, D, E)), k, PRECISION)
+    # to the queries, the keys and the gates
+    dq = b1[:, None] * from_W1 + f1[:, None] * from_P1 - product(from_s1 * G1, k, k, PRECISION)
+    if RESIDUAL:
+        dq += load_tile(dy_start + first, rows, cols, stride_t, left, D)
+    store_tile(dq_start + first, dq, rows, cols, stride_t, left, D)
+    dk = -product(tl.trans(from_s1 * G1), q, k, PRECISION)
+    store_tile(mine + 4 * E + 2 * D, dk, rows, cols, NOTES, left, D)
+    db1, df1 = tl.sum(from_W1 * q.to(tl.float32), 1), tl.sum(from_P1 * q.to(tl.float32), 1)
+    dG1, dG2 = -from_s1 * raw1, -from_s2 * raw2
+    if LAYERS == 1:
+        db1, df1, dG1 = db1 + db2, df1 + df2, dG1 + dG2
+    else:
+        store_read(dG_start, db_start, df_start, db2, df2, dG2, (x + layer) * nc + j, rows, C)
+    store_read(dG_start, db_start, df_start, db1, df1, dG1, x * nc + j, rows, C)
+
+
+@triton.jit
+def inner_products(W, P, dW, dP):
+    """⟨dW, W⟩, ⟨dW, P⟩ and ⟨dP, P⟩: gradients at b, f and m of the end."""
+    return tl.sum(dW * W), tl.sum(dW * P), tl.sum(dP * P)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def mlp_keys_backward(
+    k_start, theta, G, b, f, n, m, states, record, dk_start, dbfm_end, d_states, notes,
+    N, H, T, nc, start, stride_b, stride_h, stride_t, stride_theta,
+    C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, LAYERS: tl.constexpr, N_ROWS: tl.constexpr,
+    ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
+    BC: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    """Finish the gradients at the keys of one chunk and at what its end keeps of its start."""
+    j, x = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows, cols = tl.arange(0, BC), tl.arange(0, BD)
+    WIDTH: tl.constexpr = 2 * E + D
+    NOTES: tl.constexpr = 4 * E + 3 * D
+    left = tl.minimum(C, T - start - j * C)
+    first = (x // H) * stride_b + (x % H) * stride_h + (start + j * C).to(tl.int64) * stride_t
+    note, mine = record + (x * nc + j) * (C * WIDTH), notes + (x * nc + j) * (C * NOTES)
+    slot, step = (j * N.to(tl.int64) + x) * (4 * D * E), N.to(tl.int64) * (4 * D * E)
+    here, d_there = states + slot, d_states + slot + step
+    like = tl.load(k_start + first)  # for its type
+    theta1 = load_tokens(theta + x * stride_theta + start + j * C, rows, left)
+    _, _, _, G1, n1 = load_end(G, b, f, n, m, x * nc + j, rows, C, N_ROWS)
+    dk = load_tile(mine + 4 * E + 2 * D, rows, cols, NOTES, left, D)
+    first_layer, second_layer = dbfm_end + (x * nc + j) * 3, dbfm_end + ((x + (LAYERS - 1) * N) * nc + j) * 3
+    db1, df1, dm1, db2, df2, dm2 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for e in range(0, E, BE):
+        units = e + tl.arange(0, BE)
+        s1 = load_tile(note + E, rows, units, WIDTH, left, E)
+        s1 *= theta1[:, None] * slope(load_tile(note, rows, units, WIDTH, left, E), ACTIVATION)
+        dz1 = load_tile(mine + 3 * E, rows, units, NOTES, left, E)
+        W, P = load_tile(here, cols, units, E, D, E), load_tile(here + 2 * D * E, cols, units, E, D, E)
+        dW, dP = load_tile(d_there, cols, units, E, D, E), load_tile(d_there + 2 * D * E, cols, units, E, D, E)
+        dk += product(dz1, tl.trans(W), like, PRECISION)
+        dk -= G1[:, None] * product(s1, tl.trans(dW), like, PRECISION)
+        dk -= n1[:, None] * product(s1, tl.trans(dP), like, PRECISION)
+        db, df, dm = inner_products(W, P, dW, dP)
+        db1, df1, dm1 = db1 + db, df1 + df, dm1 + dm
+        W, P = load_tile(here + D * E, units, cols, D, E, D), load_tile(here + 3 * D * E, units, cols, D, E, D)
+        dW, dP = load_tile(d_there + D * E, units, cols, D, E, D), load_tile(d_there + 3 * D * E, units, cols, D, E, D)
+        db, df, dm = inner_products(W, P, dW, dP)
+        db2, df2, dm2 = db2 + db, df2 + df, dm2 + dm
+    store_tile(dk_start + first, dk, rows, cols, stride_t, left, D)
+    if LAYERS == 1:
+        db1, df1, dm1 = db1 + db2, df1 + df2, dm1 + dm2
+    else:
+        tl.store(second_layer, db2)
+        tl.store(second_layer + 1, df2)
+        tl.store(second_layer + 2, dm2)
+    tl.store(first_layer, db1)
+    tl.store(first_layer + 1, df1)
+    tl.store(first_layer + 2, dm1)

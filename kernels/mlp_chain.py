@@ -1,0 +1,145 @@
+"""The chain of a two-layer memory backward: the one part that has to go from chunk to chunk.
+
+It comes between the two kernels of `mlp_backward`, which also says where everything lies in memory.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from titans_mini.kernels.mlp_forward import RUNTIME
+from titans_mini.kernels.mlp_tiles import (
+    activate,
+    bend,
+    last_delta,
+    load_end,
+    load_read,
+    load_slow,
+    load_tile,
+    load_tokens,
+    product,
+    pull_again,
+    slope,
+    store_tile,
+)
+
+
+@triton.jit
+def store_end(dG_end, dn_end, d_theta, dG, dn, dt, place, token, rows, left, C: tl.constexpr):
+    """Write the gradients at what the end of a chunk keeps of each write, and at the step sizes."""
+    tl.store(dG_end + place * C + rows, dG, mask=rows < C)
+    tl.store(dn_end + place * C + rows, dn, mask=rows < C)
+    tl.store(d_theta + token + rows, dt, mask=rows < left)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def mlp_chain_backward(
+    q_start, k_start, v_start, theta, G, b, f, n, m, gain, bias, states, record,
+    dv_start, d_theta, dG_end, dn_end, d_states, notes, slow,
+    N, H, T, nc, start, stride_b, stride_h, stride_t, stride_theta, eps,
+    C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, LAYERS: tl.constexpr, SHIFT: tl.constexpr, N_ROWS: tl.constexpr,
+    ACTIVATION: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
+    BC: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    """Walk the chain of one sequence and head backwards, from the gradients in slot nc to those in slot 0."""
+    x = tl.program_id(0).to(tl.int64)
+    rows, cols = tl.arange(0, BC), tl.arange(0, BD)
+    layer = (LAYERS - 1) * N
+    WIDTH: tl.constexpr = 2 * E + D
+    NOTES: tl.constexpr = 4 * E + 3 * D
+    step = N.to(tl.int64) * (4 * D * E)
+    gain_row, bias_row = load_slow(gain, bias, cols, D, NORM)
+    for back in range(nc):
+        j = nc - 1 - back
+        left = tl.minimum(C, T - start - j * C)
+        first = (x // H) * stride_b + (x % H) * stride_h + (start + j * C).to(tl.int64) * stride_t
+        theta_place = x * stride_theta + start + j * C
+        note, mine = record + (x * nc + j) * (C * WIDTH), notes + (x * nc + j) * (C * NOTES)
+        slot = x * (4 * D * E) + j * step
+        here, d_here, d_there = states + slot, d_states + slot, d_states + slot + step
+        k = load_tile(k_start + first, rows, cols, stride_t, left, D)
+        v = load_tile(v_start + first, rows, cols, stride_t, left, D).to(tl.float32)
+        k_wide = k.to(tl.float32)
+        theta1 = load_tokens(theta + theta_place, rows, left)
+        theta2 = load_tokens(theta + theta_place + layer * stride_theta, rows, left)
+        b1, f1, m1, G1, n1 = load_end(G, b, f, n, m, x * nc + j, rows, C, N_ROWS)
+        b2, f2, m2, G2, n2 = load_end(G, b, f, n, m, (x + layer) * nc + j, rows, C, N_ROWS)
+        # through the end of the chunk to the writes, and through the first layer's to the last one's δ
+        u2, from_W = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BD), tl.float32)
+        from_P, d_theta1 = tl.zeros((BC, BD), tl.float32), tl.zeros((BC,), tl.float32)
+        dG1, dn1 = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32)
+        for e in range(0, E, BE):
+            units = e + tl.arange(0, BE)
+            z1 = load_tile(note, rows, units, WIDTH, left, E)
+            steep, a2 = slope(z1, ACTIVATION), activate(z1, ACTIVATION)
+            delta1 = load_tile(note + E, rows, units, WIDTH, left, E) * steep
+            from_W1 = product(k, load_tile(d_there, cols, units, E, D, E), k, PRECISION)
+            from_P1 = product(k, load_tile(d_there + 2 * D * E, cols, units, E, D, E), k, PRECISION)
+            dG1 -= theta1 * tl.sum(delta1 * from_W1, 1)
+            dn1 -= theta1 * tl.sum(delta1 * from_P1, 1)
+            ds1 = load_tile(mine + 2 * E, rows, units, NOTES, left, E)
+            ds1 -= G1[:, None] * from_W1 + n1[:, None] * from_P1
+            d_theta1 += tl.sum(ds1 * delta1, 1)
+            u1 = theta1[:, None] * ds1
+            store_tile(mine + 2 * E, u1, rows, units, NOTES, left, E)
+            u2 += product(u1 * steep, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
+            from_W += product(a2, load_tile(d_there + D * E, units, cols, D, E, D), k, PRECISION)
+            from_P += product(a2, load_tile(d_there + 3 * D * E, units, cols, D, E, D), k, PRECISION)
+        z2 = load_tile(note + 2 * E, rows, cols, WIDTH, left, D)
+        delta = last_delta(z2, k_wide, v, gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)
+        s2 = theta2[:, None] * delta
+        ds2 = load_tile(mine + 4 * E, rows, cols, NOTES, left, D)
+        ds2 -= G2[:, None] * from_W + n2[:, None] * from_P
+        dG2, dn2, d_theta2 = -tl.sum(s2 * from_W, 1), -tl.sum(s2 * from_P, 1), tl.sum(ds2 * delta, 1)
+        if LAYERS == 1:
+            dG1, dn1, d_theta1 = dG1 + dG2, dn1 + dn2, d_theta1 + d_theta2
+        else:
+            token2 = theta_place + layer * stride_theta
+            store_end(dG_end, dn_end, d_theta, dG2, dn2, d_theta2, (x + layer) * nc + j, token2, rows, left, C)
+        store_end(dG_end, dn_end, d_theta, dG1, dn1, d_theta1, x * nc + j, theta_place, rows, left, C)
+        # through the gradient of the loss at the last layer, to the error
+        u2 += theta2[:, None] * ds2
+        dz2, d_error = 2 * u2, 2 * u2
+        if NORM:
+            dz2, d_error, d_gain, d_bias = pull_again(u2, z2, k_wide, v, gain_row, bias_row, cols, eps, D, RESIDUAL)
+            added = slow + (j * N.to(tl.int64) + x) * (4 * D) + 2 * D + cols
+            tl.store(added, d_gain, mask=cols < D)
+            tl.store(added + D, d_bias, mask=cols < D)
+        store_tile(dv_start + first, -d_error, rows, cols, stride_t, left, D)
+        if RESIDUAL:
+            dk = load_tile(mine + 4 * E + 2 * D, rows, cols, NOTES, left, D)
+            store_tile(mine + 4 * E + 2 * D, dk + d_error, rows, cols, NOTES, left, D)
+        # through the hidden units, to the state at the start of the chunk
+        q = load_tile(q_start + first, rows, cols, stride_t, left, D)
+        dx2 = load_tile(mine + 4 * E + D, rows, cols, NOTES, left, D)
+        read_b1, read_f1, _ = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
+        read_b2, read_f2, _ = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
+        tl.debug_barrier()  # u1 is read again, by other threads
+        for e in range(0, E, BE):
+            units = e + tl.arange(0, BE)
+            z1, u1 = load_tile(note, rows, units, WIDTH, left, E), load_tile(mine + 2 * E, rows, units, NOTES, left, E)
+            steep, a2 = slope(z1, ACTIVATION), activate(z1, ACTIVATION)
+            h = activate(load_tile(mine, rows, units, NOTES, left, E), ACTIVATION)
+            W2 = load_tile(here + D * E, units, cols, D, E, D)
+            dW = load_tile(d_there + D * E, units, cols, D, E, D)
+            dP = load_tile(d_there + 3 * D * E, units, cols, D, E, D)
+            da2 = load_tile(mine + 3 * E, rows, units, NOTES, left, E) + product(dz2, tl.trans(W2), k, PRECISION)
+            da2 -= G2[:, None] * product(s2, tl.trans(dW), k, PRECISION)
+            da2 -= n2[:, None] * product(s2, tl.trans(dP), k, PRECISION)
+            dz1 = bend(z1, ACTIVATION) * load_tile(note + E, rows, units, WIDTH, left, E) * u1 + da2 * steep
+            store_tile(mine + 3 * E, dz1, rows, units, NOTES, left, E)
+            dP = m2 * dP + f2 * dW + product(tl.trans(h), read_f2[:, None] * dx2, k, PRECISION)
+            dW = b2 * dW + product(tl.trans(h), read_b2[:, None] * dx2, k, PRECISION)
+            dW += product(tl.trans(u1 * steep), delta, k, PRECISION) + product(tl.trans(a2), dz2, k, PRECISION)
+            store_tile(d_here + D * E, dW, units, cols, D, E, D)
+            store_tile(d_here + 3 * D * E, dP, units, cols, D, E, D)
+            dx1 = load_tile(mine + E, rows, units, NOTES, left, E)
+            dW = load_tile(d_there, cols, units, E, D, E)
+            dP = load_tile(d_there + 2 * D * E, cols, units, E, D, E)
+            dP = m1 * dP + f1 * dW + product(tl.trans(q), read_f1[:, None] * dx1, k, PRECISION)
+            dW = b1 * dW + product(tl.trans(q), read_b1[:, None] * dx1, k, PRECISION)
+            dW += product(tl.trans(k), dz1, k, PRECISION)
+            store_tile(d_here, dW, cols, units, E, D, E)
+            store_tile(d_here + 2 * D * E, dP, cols, units, E, D, E)
+        tl.debug_barrier()  # the chunk before starts from what was just written

@@ -1,0 +1,187 @@
+"""What one tile of a two-layer memory computes: activations, the norm, and where its numbers lie in memory.
+
+Shared by the kernels of `mlp_forward` and `mlp_backward`. Letters: C tokens of a chunk, D the size of a key, E hidden
+units. Tiles are padded to powers of two; padded rows and columns hold zeros, and every function here keeps them zero.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# --- activations: σ, σ′ and σ″, as in titans_mini.derivatives --------------------------------------------------------
+
+
+@triton.jit
+def _bell(x):
+    """φ(x), the density of the normal distribution; 0.3989… is 1/√(2π)."""
+    return tl.exp(-0.5 * x * x) * 0.3989422804014327
+
+
+@triton.jit
+def _below(x):
+    """Φ(x), its distribution function; 0.7071… is 1/√2."""
+    return 0.5 + 0.5 * tl.erf(x * 0.7071067811865476)
+
+
+@triton.jit
+def activate(x, ACTIVATION: tl.constexpr):
+    """σ(x); GELU is the exact one, with erf."""
+    if ACTIVATION == "gelu":
+        return x * _below(x)
+    else:
+        return x * tl.sigmoid(x)
+
+
+@triton.jit
+def slope(x, ACTIVATION: tl.constexpr):
+    """σ′(x)."""
+    if ACTIVATION == "gelu":
+        return _below(x) + x * _bell(x)
+    else:
+        s = tl.sigmoid(x)
+        return s * (1 + x * (1 - s))
+
+
+@triton.jit
+def bend(x, ACTIVATION: tl.constexpr):
+    """σ″(x)."""
+    if ACTIVATION == "gelu":
+        return (2 - x * x) * _bell(x)
+    else:
+        s = tl.sigmoid(x)
+        return s * (1 - s) * (2 + x * (1 - 2 * s))
+
+
+# --- products and the norm -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def narrow(x, like):
+    """Round to the operands' type, before a product."""
+    return x.to(like.dtype)
+
+
+@triton.jit
+def product(x, y, like, PRECISION: tl.constexpr):
+    """Multiply matrices with operands in the type of `like` and sums in float32."""
+    return tl.dot(narrow(x, like), narrow(y, like), input_precision=PRECISION)
+
+
+@triton.jit
+def normalize(z, cols, D: tl.constexpr, eps):
+    """x̂ = (z − μ) r and r = 1/√(variance + ε), over the D real columns of a row."""
+    centred = tl.where(cols[None, :] < D, z - (tl.sum(z, 1) / D)[:, None], 0.0)
+    r = 1 / tl.sqrt_rn(tl.sum(centred * centred, 1) / D + eps)
+    return centred * r[:, None], r
+
+
+@triton.jit
+def flatten(d, x_hat, cols, D: tl.constexpr):
+    """What the norm lets through of a gradient, but for the factor r: d − mean d − x̂ mean(d x̂)."""
+    flat = d - (tl.sum(d, 1) / D)[:, None] - x_hat * (tl.sum(d * x_hat, 1) / D)[:, None]
+    return tl.where(cols[None, :] < D, flat, 0.0)
+
+
+@triton.jit
+def finish(z, x, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr):
+    """[x +] [LN](z), the answer of the network."""
+    if NORM:
+        x_hat, _ = normalize(z, cols, D, eps)
+        z = x_hat * gain[None, :] + bias[None, :]
+    if RESIDUAL:
+        z += x
+    return z
+
+
+@triton.jit
+def last_delta(z, k, v, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr):
+    """δ = ∂‖M(k) − v‖²/∂z at the last layer's output."""
+    delta = 2 * (finish(z, k, gain, bias, cols, eps, D, NORM, RESIDUAL) - v)
+    if NORM:
+        x_hat, r = normalize(z, cols, D, eps)
+        delta = flatten(delta * gain[None, :], x_hat, cols, D) * r[:, None]
+    return delta
+
+
+@triton.jit
+def pull(dy, z, gain, cols, eps, D: tl.constexpr):
+    """Through the norm: from the gradients at its result to those at z, and summed over tokens at gain and bias."""
+    x_hat, r = normalize(z, cols, D, eps)
+    dz = flatten(dy * gain[None, :], x_hat, cols, D) * r[:, None]
+    return dz, tl.sum(dy * x_hat, 0), tl.sum(dy, 0)
+
+
+@triton.jit
+def pull_again(u, z, k, v, gain, bias, cols, eps, D: tl.constexpr, RESIDUAL: tl.constexpr):
+    """Differentiate `last_delta` under a norm: from the gradients u at δ to those at z, error, gain and bias.
+
+    The map from the error to δ is symmetric; x̂ and r carry the rest to z: see derivatives.norm_pull_backward.
+    """
+    x_hat, r = normalize(z, cols, D, eps)
+    dy = 2 * (finish(z, k, gain, bias, cols, eps, D, True, RESIDUAL) - v)
+    d, r = dy * gain[None, :], r[:, None]
+    u_flat, d_flat = flatten(u, x_hat, cols, D), flatten(d, x_hat, cols, D)
+    d_error = 2 * r * u_flat * gain[None, :]
+    d_x, u_x = (tl.sum(d * x_hat, 1) / D)[:, None], (tl.sum(u * x_hat, 1) / D)[:, None]
+    dx_hat = d_error * gain[None, :] - r * (u * d_x + d * u_x)
+    dz = r * flatten(dx_hat, x_hat, cols, D) - x_hat * (r * r * (tl.sum(u * d_flat, 1) / D)[:, None])
+    return dz, d_error, tl.sum(r * u_flat * dy + d_error * x_hat, 0), tl.sum(d_error, 0)
+
+
+# --- where the numbers lie -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def load_tile(start, rows, cols, stride, row_end, col_end):
+    """A tile of a matrix in row order, zero where it hangs over."""
+    inside = (rows[:, None] < row_end) & (cols[None, :] < col_end)
+    return tl.load(start + rows[:, None] * stride + cols[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def store_tile(start, x, rows, cols, stride, row_end, col_end):
+    """Write a tile, but for what hangs over."""
+    inside = (rows[:, None] < row_end) & (cols[None, :] < col_end)
+    tl.store(start + rows[:, None] * stride + cols[None, :], x.to(start.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def load_tokens(start, rows, left):
+    """One number of every token of a chunk: a gate, a coefficient."""
+    return tl.load(start + rows, mask=rows < left, other=0.0)
+
+
+@triton.jit
+def load_read(G, b, f, place, rows, C: tl.constexpr, SHIFT: tl.constexpr):
+    """b, f and G as the queries of a chunk see them: rows after their token, or with SHIFT = 1 before it."""
+    inside = (rows >= SHIFT) & (rows < C)
+    row = place * C - SHIFT + rows
+    G_rows = tl.load(G + row[:, None] * C + rows[None, :], mask=inside[:, None] & (rows < C)[None, :], other=0.0)
+    return tl.load(b + row, mask=inside, other=1.0), tl.load(f + row, mask=inside, other=0.0), G_rows
+
+
+@triton.jit
+def load_end(G, b, f, n, m, place, rows, C: tl.constexpr, N_ROWS: tl.constexpr):
+    """Load what the end of a chunk keeps of its start and of each write: b, f, m, and the last rows of G and n."""
+    last = place * C + C - 1
+    last_n = place * N_ROWS + N_ROWS - 1
+    return (
+        tl.load(b + last),
+        tl.load(f + last),
+        tl.load(m + last_n),
+        tl.load(G + last * C + rows, mask=rows < C, other=0.0),
+        tl.load(n + last_n * C + rows, mask=rows < C, other=0.0),
+    )
+
+
+@triton.jit
+def load_slow(gain, bias, cols, D: tl.constexpr, NORM: tl.constexpr):
+    """Gain and bias of the norm; without one, zeros that nobody reads."""
+    if NORM:
+        return (
+            tl.load(gain + cols, mask=cols < D, other=0.0).to(tl.float32),
+            tl.load(bias + cols, mask=cols < D, other=0.0).to(tl.float32),
+        )
+    else:
+        return tl.zeros(cols.shape, tl.float32), tl.zeros(cols.shape, tl.float32)
