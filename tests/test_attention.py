@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from titans_mini.attention import Attention, AttentionState, rotate, split_segments, window_mask
+from titans_mini.attention import Attention, AttentionState, rotate, segment_lengths, window_mask
 
 
 def layer(seed=0, **options):
@@ -106,8 +106,8 @@ def test_positions_are_relative_and_exact_far_out():
 def test_masks_by_hand():
     assert window_mask(2, 1, 2).tolist() == [[True, True, False], [False, True, True]]
     assert window_mask(2, 1, None).tolist() == [[True, True, False], [True, True, True]]
-    x = torch.arange(10)[None]
-    assert [part.tolist()[0] for part in split_segments(x, 6, 4)] == [[0, 1], [2, 3, 4, 5], [6, 7, 8, 9]]
+    assert segment_lengths(10, 6, 4) == [2, 4, 4]
+    assert segment_lengths(1, 6, 4) == [1] and segment_lengths(5, 4, 4) == [4, 1]
 
 
 @pytest.mark.parametrize("T", [1, 8, 30])

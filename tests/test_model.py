@@ -13,7 +13,7 @@ from titans_mini.sampling import choose
 OPTIONS = [(variant, {}) for variant in VARIANTS]
 OPTIONS += [(v, {"persistent": 0}) for v in ("mac", "mag", "mal", "lmm", "swa")]
 OPTIONS += [(v, {"gate": g}) for v in ("mac", "mag") for g in GATES[1:]]
-OPTIONS += [("mac", {"order": "psh"}), ("mac", {"long_term": 8}), ("mac", {"long_term": 8, "order": "psh"})]
+OPTIONS += [("mac", {"order": "psh"}), ("mac", {"long_term": None}), ("mac", {"long_term": 4, "order": "psh"})]
 OPTIONS += [("mal", {"mal_residual": False}), ("mag", {"read": "before"}), ("mac", {"read": "before"})]
 OPTIONS += [("lmm", {"momentum": False}), ("lmm", {"forgetting": False}), ("lmm", {"conv_size": 1})]
 OPTIONS += [("mag", {"memory_depth": 1, "residual": False, "norm": False}), ("mac", {"memory_depth": 4})]

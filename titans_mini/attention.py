@@ -142,11 +142,7 @@ class Attention(nn.Module):
         return AttentionState(empty, empty)
 
     def forward(
-        self,
-        x: Tensor,
-        state: AttentionState | None = None,
-        prefix: Tensor | None = None,
-        extra: tuple[Tensor, Tensor] | None = None,
+        self, x: Tensor, state: AttentionState | None = None, prefix: Tensor | None = None
     ) -> tuple[Tensor, AttentionState]:
         """Attend.
 
@@ -154,7 +150,6 @@ class Attention(nn.Module):
             x: (B, T, dim).
             state: where to go on from.
             prefix: (B or 1, P, dim) persistent tokens: every query sees them, at position 0.
-            extra: keys and values (B, H, E, D) with a mask (T, E) behind them, see `long_term`; T within one segment.
 
         Returns:
             (B, T, dim) and the state after the last token.
@@ -162,19 +157,65 @@ class Attention(nn.Module):
         Built in: notebooks/07 · Paper: eq. 23, 27, 31
         """
         state = state or self.init_state(x.shape[0])
-        q, k, v = self.heads_of(self.to_qkv(x), 3)
-        places = torch.arange(state.position, state.position + x.shape[1], device=x.device)
+        q, k, v = self.project(x, state.position)
+        fixed = None if prefix is None else self.keys_and_values(prefix)
+        if not self.segment or state.position % self.segment + x.shape[1] <= self.segment:
+            y, state = self.attend(q, k, v, state, fixed)
+            return self.to_output(y), state
+        out, lengths = [], segment_lengths(x.shape[1], state.position, self.segment)
+        for part in zip(*(z.split(lengths, 2) for z in (q, k, v)), strict=True):
+            y, state = self.attend(*part, state, fixed)
+            out.append(y)
+        return self.to_output(torch.cat(out, 1)), state
+
+    def project(self, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Project tokens to queries, keys and values, and turn the first two by their places.
+
+        Args:
+            x: (B, T, dim).
+            position: tokens seen before.
+
+        Returns:
+            q, k, v (B, H, T, D).
+
+        Built in: notebooks/07 · Paper: eq. 1
+        """
+        places = torch.arange(position, position + x.shape[1], device=x.device)
         if self.segment:
             places = places % self.segment
-        q, k = (rotate(z, places + self.offset, self.rope_base) for z in (q, k))
-        fixed = self._fixed(prefix, x.shape[0])
-        if self.window and x.shape[1] > self.window:
-            y = self._in_blocks(q, k, v, state, fixed)
-        elif self.segment and state.position % self.segment + x.shape[1] > self.segment:
-            return self._by_segments(x, state, prefix)
+        q, k, v = self.heads_of(self.to_qkv(x), 3)
+        return *(rotate(z, places + self.offset, self.rope_base) for z in (q, k)), v
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: AttentionState,
+        fixed: tuple[Tensor, ...] | None = None,
+        extra: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, AttentionState]:
+        """Weigh values, short of the output projection.
+
+        Args:
+            q: (B, H, T, D) queries, see `project`; within one segment, if there are segments.
+            k: (B, H, T, D) keys.
+            v: (B, H, T, D) values.
+            state: what came before.
+            fixed: keys and values (B or 1, H, P, D) of a prefix that everyone sees.
+            extra: keys and values (B, H, E, D) with a mask (T, E) behind them.
+
+        Returns:
+            (B, T, dim) and the state after the last token.
+
+        Built in: notebooks/07 · Paper: eq. 2
+        """
+        front = [] if fixed is None else [tuple(z.expand(len(q), -1, -1, -1) for z in fixed)]
+        if self.window and q.shape[2] > self.window:
+            y = self._in_blocks(q, k, v, state, front)
         else:
-            y = self._at_once(q, k, v, state, fixed, extra)
-        return self.to_output(y.transpose(1, 2).flatten(2)), self._next(state, k, v)
+            y = self._at_once(q, k, v, state, front, extra)
+        return y.transpose(1, 2).flatten(2), self._next(state, k, v)
 
     def heads_of(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """Split (B, T, parts·dim) into tensors (B, H, T, D)."""
@@ -184,25 +225,19 @@ class Attention(nn.Module):
         """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
         return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2)
 
-    def _fixed(self, prefix: Tensor | None, batch: int) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of the prefix, for each sequence."""
-        if prefix is None:
-            return []
-        return [tuple(z.expand(batch, -1, -1, -1) for z in self.keys_and_values(prefix))]
-
-    def _at_once(self, q, k, v, state, fixed, extra) -> Tensor:
+    def _at_once(self, q, k, v, state, front, extra) -> Tensor:
         """All new tokens against all that is kept, with one mask."""
         T, old = q.shape[2], state.k.shape[2]
-        mask = window_mask(T, old, self.window, q.device)
-        keys, values = [state.k.to(k), k], [state.v.to(v), v]
+        if not (self.window or old or front or extra):  # the kernel skips what a causal mask hides
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        keys, values, mask = [state.k.to(k), k], [state.v.to(v), v], window_mask(T, old, self.window, q.device)
         if extra is not None:
             keys, values, mask = [extra[0], *keys], [extra[1], *values], torch.cat([extra[2], mask], 1)
-        for a, b in fixed:
-            keys, values = [a, *keys], [b, *values]
-            mask = F.pad(mask, (a.shape[2], 0), value=True)
+        for a, b in front:
+            keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[2], 0), value=True)
         return F.scaled_dot_product_attention(q, torch.cat(keys, 2), torch.cat(values, 2), attn_mask=mask)
 
-    def _in_blocks(self, q, k, v, state, fixed) -> Tensor:
+    def _in_blocks(self, q, k, v, state, front) -> Tensor:
         """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
         B, H, T, D = q.shape
         w, old = self.window, state.k.shape[2]
@@ -213,19 +248,11 @@ class Attention(nn.Module):
         mask = window_mask(w, w, w, q.device).repeat(count, 1, 1)  # (blocks, w, 2w)
         mask[0, :, : w - old] = False  # nothing came before
         q, k, v = (z.transpose(1, 2).flatten(0, 1) for z in (q.unflatten(2, (count, w)), k, v))  # (B·blocks, H, …, D)
-        for a, b in fixed:
+        for a, b in front:
             a, b = (z.repeat_interleave(count, 0) for z in (a, b))
             k, v, mask = torch.cat([a, k], 2), torch.cat([b, v], 2), F.pad(mask, (a.shape[2], 0), value=True)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.repeat(B, 1, 1).unsqueeze(1))
         return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
-
-    def _by_segments(self, x: Tensor, state: AttentionState, prefix: Tensor | None) -> tuple[Tensor, AttentionState]:
-        """A call over several segments, one after the other."""
-        y = []
-        for part in split_segments(x, state.position, self.segment):
-            part, state = self(part, state, prefix)
-            y.append(part)
-        return torch.cat(y, 1), state
 
     def _next(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
         """Keep what a later token can see."""
@@ -241,20 +268,19 @@ class Attention(nn.Module):
         return AttentionState(k, v, position)
 
 
-def split_segments(x: Tensor, position: int, segment: int) -> list[Tensor]:
+def segment_lengths(tokens: int, position: int, segment: int) -> list[int]:
     """Cut a call where segments end.
 
     Args:
-        x: (B, T, …).
+        tokens: T of the call.
         position: tokens seen before.
         segment: tokens of a segment.
 
     Returns:
-        Parts of x, each inside one segment.
+        Lengths of the parts, each inside one segment.
 
     Built in: notebooks/07 · Paper: section 4.1
     """
-    first = min(x.shape[1], segment - position % segment)
-    rest = x.shape[1] - first
-    sizes = [first] + [segment] * (rest // segment) + ([rest % segment] if rest % segment else [])
-    return list(x.split(sizes, 1))
+    first = min(tokens, segment - position % segment)
+    rest = tokens - first
+    return [first] + [segment] * (rest // segment) + ([rest % segment] if rest % segment else [])

@@ -100,8 +100,8 @@ class TitansConfig:
 
         Returns:
             tiny: two layers of 64, bytes; long chunks, because on a laptop their number is what costs. The others:
-            width, depth and heads of the paper's table, chunk 16, segment 512, window 2,048, 128 persistent and 256
-            long-term tokens, 32,000 pieces.
+            width, depth and heads of the paper's table, chunk 16, segment 512, window 2,048, 128 persistent tokens,
+            32,000 pieces. All have one long-term token for two of a segment, as the paper has 256 for 512.
 
         Raises:
             ValueError: if there is no such preset.
@@ -116,7 +116,7 @@ class TitansConfig:
             )
         if size == "tiny":
             tiny = cls(variant=variant, segment=256, chunk_size=64, memory_expansion=2)
-            return replace(tiny, **changes)
+            return replace(tiny, **_half_a_segment(tiny, changes))
         dim, layers, heads = SIZES[size]
         paper = cls(
             variant=variant,
@@ -127,9 +127,8 @@ class TitansConfig:
             window=2048,
             segment=512,
             persistent=128,
-            long_term=256,
         )
-        return replace(paper, **changes)
+        return replace(paper, **_half_a_segment(paper, changes))
 
     @classmethod
     def open_choices(cls) -> dict[str, str]:
@@ -142,3 +141,10 @@ class TitansConfig:
         """
         names = ("heads", "tie_embeddings", "read", "gate", "order", "long_term", "mal_residual")
         return {f.name: repr(f.default) for f in fields(cls) if f.name in names}
+
+
+def _half_a_segment(c: TitansConfig, changes: dict[str, object]) -> dict[str, object]:
+    """Add the long-term tokens of a preset, half as many as a segment has."""
+    segment = changes.get("segment", c.segment)
+    half = segment // 2 if isinstance(segment, int) and segment > 1 and segment % 2 == 0 else None
+    return {"long_term": half} | changes

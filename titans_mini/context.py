@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from titans_mini.attention import Attention, rotate, split_segments
+from titans_mini.attention import Attention, rotate, segment_lengths
 from titans_mini.config import TitansConfig
 from titans_mini.mixers import BlockState, Gate, Mixer, build_memory
 
@@ -42,41 +44,73 @@ class MemoryAsContext(Mixer):
         )
 
     def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
-        """Go through the segments one after the other: each needs the memory of the one before."""
-        out = []
-        for part in split_segments(x, state.attention.position, self.c.segment):
-            y, state = self._segment(part, state)
-            out.append(y)
-        return torch.cat(out, 1), state
+        """Go through the segments one after the other: each needs the memory of the one before.
 
-    def _segment(self, x: Tensor, s: BlockState) -> tuple[Tensor, BlockState]:
-        """Tokens within one segment."""
-        begun, T = s.attention.position % self.c.segment, x.shape[1]
-        if self.c.literal and (begun or T != self.c.segment):
+        Only that is done in turn. What depends on x alone is made ready for all segments, what depends on y is ended
+        for all of them.
+        """
+        position, T = state.attention.position, x.shape[1]
+        lengths = segment_lengths(T, position, self.c.segment)
+        self._whole_segments(lengths, position)
+        fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
+        tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
+        asked, conv = self._questions(x, state.context_conv, lengths, position)
+        ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
+        for qkv, (q, gate) in zip(tokens, asked, strict=True):
+            state = self._recall(q, gate, state)
+            y, m, state = self._segment(qkv, fixed, state)
+            ys.append(y)
+            ms.append(m)
+        y, m = torch.cat(ys, 1), torch.cat(ms, 2)
+        return self.gate(y, self.memory.answer(m, self.memory.output_gate(y))), state
+
+    def _whole_segments(self, lengths: list[int], position: int) -> None:
+        """Refuse what the printed form cannot do."""
+        size = self.c.segment
+        if self.c.literal and (position % size or lengths[-1] != size):
             raise ValueError(
-                f"literal=True: got {T} tokens after {begun} of a segment, expected whole segments of "
-                f"{self.c.segment}: as printed, every token sees its whole segment"
+                f"literal=True: got {sum(lengths)} tokens after {position % size} of a segment, expected whole "
+                f"segments of {size}: as printed, every token sees its whole segment"
             )
-        if begun == 0:
+
+    def _questions(
+        self, x: Tensor, conv: Tensor, lengths: list[int], position: int
+    ) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
+        """Prepare what each segment asks the memory, where an h is due: queries, and the gates of the answers."""
+        q, conv = self.memory.queries(x, conv)
+        ends = itertools.accumulate(lengths, initial=position)
+        due = [-(-b // self.stride) - -(-a // self.stride) for a, b in itertools.pairwise(ends)]
+        first = -position % self.stride
+        gate = self.memory.output_gate(x[:, first :: self.stride])
+        return zip(q[:, :, first :: self.stride].split(due, 2), gate.split(due, 1), strict=True), conv
+
+    def _recall(self, q: Tensor, gate: Tensor, s: BlockState) -> BlockState:
+        """Ask the memory of the segment before, eq. 21, and turn the answers h into keys and values."""
+        if s.attention.position % self.c.segment == 0:
             s = dataclasses.replace(
                 s, context=s.memory.memory.weights, h_keys=s.h_keys[:, :, :0], h_values=s.h_values[:, :, :0]
             )
-        h, conv = self.memory.recall(x, s.context, s.context_conv)
-        s = self._remember(h, s, begun)
-        h_at = torch.arange(s.h_keys.shape[2], device=x.device) * self.stride
-        visible = h_at <= torch.arange(begun, begun + T, device=x.device)[:, None]
-        extra = (s.h_keys, s.h_values, torch.ones_like(visible) if self.c.literal else visible)
-        y, attention = self.attention(x, s.attention, self.persistent, extra)
-        m, memory = self.memory(y, s.memory)
-        if self.c.literal:  # M*_t(y_t) of the segment's end, for every position
-            m, _ = self.memory.recall(y, memory.memory.weights, s.memory.conv[:, : conv.shape[1]])
-        return self.gate(y, m), dataclasses.replace(s, memory=memory, attention=attention, context_conv=conv)
-
-    def _remember(self, h: Tensor, s: BlockState, begun: int) -> BlockState:
-        """Add the keys and values of the new h to those of this segment."""
-        first = -begun % self.stride
-        k, v = self.attention.keys_and_values(h[:, first :: self.stride])
+        if not q.shape[2]:
+            return s
+        h = self.memory.answer(self.memory.ask(q, s.context), gate)
+        k, v = self.attention.keys_and_values(h)
         places = torch.arange(s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2], device=h.device)
         k = rotate(k, places * self.stride + self.h_offset if self.c.order == "psh" else places + 1, self.c.rope_base)
         keys, values = (torch.cat([old.to(new), new], 2) for old, new in ((s.h_keys, k), (s.h_values, v)))
         return dataclasses.replace(s, h_keys=keys, h_values=values)
+
+    def _segment(
+        self, qkv: tuple[Tensor, ...], fixed: tuple[Tensor, ...] | None, s: BlockState
+    ) -> tuple[Tensor, Tensor, BlockState]:
+        """Attend and write, eq. 22–24: y, what the memory says to it, and the state."""
+        begun, T = s.attention.position % self.c.segment, qkv[0].shape[2]
+        h_at = torch.arange(s.h_keys.shape[2], device=qkv[0].device) * self.stride
+        visible = h_at <= torch.arange(begun, begun + T, device=h_at.device)[:, None]
+        extra = (s.h_keys, s.h_values, torch.ones_like(visible) if self.c.literal else visible)
+        y, attention = self.attention.attend(*qkv, s.attention, fixed, extra)
+        y = self.attention.to_output(y)
+        m, memory = self.memory.write(y, s.memory)
+        if self.c.literal:  # M*_t(y_t) of the segment's end, for every position
+            q, _ = self.memory.queries(y, s.memory.conv[:, : s.context_conv.shape[1]])
+            m = self.memory.ask(q, memory.memory.weights)
+        return y, m, dataclasses.replace(s, memory=memory, attention=attention)

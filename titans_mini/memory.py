@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_mini.checks import check_sequence
 from titans_mini.functional import _check_options, neural_memory
 from titans_mini.gates import half_life_bias, log_spaced_half_lives
 from titans_mini.network import MemoryNet
@@ -213,16 +214,31 @@ class NeuralMemory(nn.Module):
 
         Built in: notebooks/05 · Paper: eq. 11–15, section 4.4
         """
-        self._check(x, state)
+        check_sequence(self, x, state)
         if state is None:
             state = self.init_state(x.shape[0])
         if x.shape[1] == 0:  # the convolution refuses an empty sequence
             return torch.zeros_like(x), state
+        y, state = self.write(x, state)
+        return self.answer(y, self.output_gate(x)), state
+
+    def write(self, x: Tensor, state: NeuralMemoryState) -> tuple[Tensor, NeuralMemoryState]:
+        """Let the memory learn a sequence and hear what it says at every token, before `answer` shapes it.
+
+        Args:
+            x: (B, T, dim), T ≥ 1.
+            state: where to go on from.
+
+        Returns:
+            (B, H, T, D) and the state after the last token.
+
+        Built in: notebooks/07 · Paper: eq. 13–15, 24
+        """
         q, k, v, conv = self.qkv(x, state.conv)
         gates = self.gates(x)
         v = self.targets(v, gates[0])
         y, memory = neural_memory(q, k, v, *gates, state.memory, net=self.net, **self.options)
-        return self._answer(y, x), NeuralMemoryState(memory=memory, conv=conv)
+        return y, NeuralMemoryState(memory=memory, conv=conv)
 
     def recall(self, x: Tensor, weights: tuple[Tensor, ...], conv: Tensor) -> tuple[Tensor, Tensor]:
         """Ask without writing, M*(q): every token reads the same memory.
@@ -237,43 +253,38 @@ class NeuralMemory(nn.Module):
 
         Built in: notebooks/07 · Paper: eq. 15, 21
         """
+        q, conv = self.queries(x, conv)
+        return self.answer(self.ask(q, weights), self.output_gate(x)), conv
+
+    def queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
+        """Project to queries alone: (B, T, dim) to (B, H, T, D), and the convolution's next state; see `recall`."""
         inner = self.heads * self.head_dim
         wide = F.linear(x, self.to_qkv.weight[:inner]).mT  # (B, H·D, T)
         padded = torch.cat([conv.to(wide.dtype), wide], -1)
         mixed = F.silu(F.conv1d(padded, self.conv.weight[:inner], groups=inner)).mT
         q = F.normalize(mixed.unflatten(-1, (self.heads, -1)).transpose(1, 2), dim=-1, eps=1e-6)
-        with torch.autocast(x.device.type, enabled=False):
-            y = self.net(weights, q.to(weights[0].dtype))
-        return self._answer(y, x), padded[..., padded.shape[-1] - (self.conv_size - 1) :]
+        return q, padded[..., padded.shape[-1] - (self.conv_size - 1) :]
 
-    def _answer(self, y: Tensor, x: Tensor) -> Tensor:
-        """Norm per head, gate and output projection: (B, H, T, D) to (B, T, dim)."""
+    def ask(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""
+        with torch.autocast(q.device.type, enabled=False):
+            return self.net(weights, q.to(weights[0].dtype))
+
+    def output_gate(self, x: Tensor) -> Tensor:
+        """Say what of an answer passes on: (B, T, dim) to (B, T, H·D)."""
+        return F.silu(self.to_output_gate(x))
+
+    def answer(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Norm per head, gate and output projection.
+
+        Args:
+            y: (B, H, T, D) what the memory says.
+            gate: (B, T, H·D), see `output_gate`.
+
+        Returns:
+            (B, T, dim).
+
+        Built in: notebooks/07 · Paper: section 4.4
+        """
         y = F.rms_norm(y, (self.head_dim,), eps=1e-6) * self.output_norm
-        y = y.transpose(1, 2).flatten(2).to(x.dtype) * F.silu(self.to_output_gate(x))
-        return self.to_output(y)
-
-    def _check(self, x: Tensor, state: NeuralMemoryState | None) -> None:
-        """Refuse an input or a state that does not fit this layer."""
-        if not torch.is_tensor(x):
-            raise TypeError(f"x: got {type(x).__name__}, expected a tensor of shape (B, T, {self.dim})")
-        if not x.is_floating_point():
-            raise TypeError(f"x: got dtype {x.dtype}, expected floating point: token ids instead of embeddings?")
-        if x.dim() != 3 or x.shape[-1] != self.dim:
-            raise ValueError(f"x: got shape {tuple(x.shape)}, expected (B, T, {self.dim}): the batch axis first?")
-        weight = self.to_qkv.weight
-        cast = x.device == weight.device and torch.is_autocast_enabled(x.device.type)  # then any floating type will do
-        if x.device != weight.device or (x.dtype != weight.dtype and not cast):
-            raise TypeError(
-                f"x: got {x.dtype} on {x.device}, expected {weight.dtype} on {weight.device} as the layer: "
-                "a .to(…) missing for the one or the other?"
-            )
-        if state is None:
-            return
-        if not isinstance(state, NeuralMemoryState):
-            raise TypeError(f"state: got {type(state).__name__}, expected the NeuralMemoryState this layer returned")
-        expected = (x.shape[0], 3 * self.heads * self.head_dim, self.conv_size - 1)
-        if tuple(state.conv.shape) != expected:
-            got = tuple(state.conv.shape)
-            raise ValueError(f"state.conv: got shape {got}, expected {expected}: another layer or batch?")
-        if state.conv.device != x.device:
-            raise TypeError(f"state.conv: got device {state.conv.device}, expected {x.device}: state.to(…) moves it")
+        return self.to_output(y.transpose(1, 2).flatten(2).to(gate.dtype) * gate)

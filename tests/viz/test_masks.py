@@ -75,9 +75,9 @@ def test_the_masks_are_those_that_attention_gets(variant, size, monkeypatch):
     model, masks = TitansLM(TitansConfig(name, 20, 16, 1, **sizes)), []
     original = F.scaled_dot_product_attention
 
-    def spy(q, k, v, attn_mask):
-        masks.append(attn_mask)
-        return original(q, k, v, attn_mask=attn_mask)
+    def spy(q, k, v, attn_mask=None, is_causal=False):
+        masks.append(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril() if is_causal else attn_mask)
+        return original(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
     with torch.no_grad():
