@@ -14,7 +14,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install lab test notebooks lint clean distclean
+.PHONY: help install lab test notebooks results lint clean distclean
 
 help:
 	@echo "titans_mini: learning to memorize at test time"
@@ -22,6 +22,7 @@ help:
 	@echo "  make lab        open the course in JupyterLab, at notebook 00         PORT=$(PORT)"
 	@echo "  make test       run every test: library, notebooks, browser         ARGS='-k gates'"
 	@echo "  make notebooks  run the notebooks again and rewrite their outputs   ONLY=01"
+	@echo "  make results    train again what notebook 09 shows; only what is missing  ARGS='--only needle --fresh'"
 	@echo "  make lint       check the style of code and notebooks"
 	@echo "  make clean      remove caches (make distclean: the environment too)"
 	@echo
@@ -37,6 +38,9 @@ test: $(STAMP)
 
 notebooks: $(STAMP)
 	@$(BIN)/python tools/notebooks.py run --only "$(ONLY)"
+
+results: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m titans_mini.train.record --jobs $(JOBS) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .

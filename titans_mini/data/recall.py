@@ -42,7 +42,7 @@ class RecallTask:
     """
 
     pairs: int = 4  # pairs in the haystack
-    questions: int = 4  # how many of them are asked at the end, each once, in an order of chance
+    questions: int = 4  # asked at the end, in rounds: every pair once, in an order of chance, before any is asked again
     keys: int = 32  # different keys
     values: int = 32  # different values
     noise: int = 16  # different tokens of noise
@@ -53,8 +53,6 @@ class RecallTask:
             raise ValueError(
                 f"RecallTask: got {self}, expected all ≥ 1 and as many keys as pairs: each key is used once"
             )
-        if self.questions > self.pairs:
-            raise ValueError(f"questions: got {self.questions}, expected at most pairs = {self.pairs}: each asked once")
 
     @property
     def vocab_size(self) -> int:
@@ -96,11 +94,18 @@ class RecallTask:
         value = torch.randint(self.keys, self.keys + self.values, (batch, self.pairs), generator=g)
         start = self._starts(batch, room, depth, g)
         tokens.scatter_(1, start, key).scatter_(1, start + 1, value)
-        ask = slice(0, self.questions)  # pairs are in an order of chance, so the first ones are any
-        tokens[:, room::2], tokens[:, room + 1 :: 2] = key[:, ask], value[:, ask]
+        ask = self._order(batch, g)  # (B, Q)
+        tokens[:, room::2], tokens[:, room + 1 :: 2] = key.gather(1, ask), value.gather(1, ask)
         targets = torch.full_like(tokens, IGNORE)
-        targets[:, room::2] = value[:, ask]
-        return RecallBatch(tokens, targets, start[:, ask] / (room - 2))
+        targets[:, room::2] = tokens[:, room + 1 :: 2]
+        return RecallBatch(tokens, targets, start.gather(1, ask) / (room - 2))
+
+    def _order(self, batch: int, g: torch.Generator) -> Tensor:
+        """Which pair each question is about: (B, Q). The first round begins with pair 0, which may have been placed."""
+        rounds = -(-self.questions // self.pairs)
+        chance = torch.rand(batch, rounds, self.pairs, generator=g)
+        chance[:, 0, 0] = -1.0
+        return chance.argsort(-1).flatten(1)[:, : self.questions]
 
     def _starts(self, batch: int, room: int, depth: float | None, g: torch.Generator) -> Tensor:
         """Places (B, pairs) of the pairs, which never overlap, in an order of chance.

@@ -2,6 +2,17 @@
 
 from titans_mini.train.history import History
 from titans_mini.train.loop import TrainConfig, Trainer, train
-from titans_mini.train.sources import Batch, Examples, Recall, Source, Windows
+from titans_mini.train.sources import Batch, Curriculum, Examples, Recall, Source, Windows
 
-__all__ = ["Batch", "Examples", "History", "Recall", "Source", "TrainConfig", "Trainer", "Windows", "train"]
+__all__ = [
+    "Batch",
+    "Curriculum",
+    "Examples",
+    "History",
+    "Recall",
+    "Source",
+    "TrainConfig",
+    "Trainer",
+    "Windows",
+    "train",
+]

@@ -98,3 +98,18 @@ class Examples:
         g = generator(self.seed, epoch)
         rows = torch.randperm(len(self.tokens), generator=g)[place * self.batch : (place + 1) * self.batch]
         return Batch(self.tokens[rows], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Easier batches first: each stage has a source and the number of the batch at which it ends."""
+
+    stages: tuple[tuple[int, Source], ...]  # (end, source), ends rising
+    last: Source  # what comes after them
+
+    def __call__(self, index: int) -> Batch:
+        """Take batch number `index` from the stage that it falls into."""
+        for end, source in self.stages:
+            if index < end:
+                return source(index)
+        return self.last(index)

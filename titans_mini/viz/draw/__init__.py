@@ -2,6 +2,7 @@
 
 from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
 from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
+from titans_mini.viz.draw.needle import needle_map
 from titans_mini.viz.draw.seismogram import Seismogram, seismogram
 from titans_mini.viz.draw.series import Bars, Line, Marker, bars, line, marker
 from titans_mini.viz.draw.text import TextGrid, text_grid, text_height
@@ -22,6 +23,7 @@ __all__ = [
     "heatmap",
     "line",
     "marker",
+    "needle_map",
     "seismogram",
     "text_grid",
     "text_height",

@@ -3,6 +3,7 @@
 from titans_mini.viz.widgets.chunks import ChunkExplorer
 from titans_mini.viz.widgets.explorer import Explorer
 from titans_mini.viz.widgets.masks import MaskExplorer
+from titans_mini.viz.widgets.needle import NeedleMap
 from titans_mini.viz.widgets.recall import RecallMatrix
 from titans_mini.viz.widgets.scrubber import MemoryScrubber
 from titans_mini.viz.widgets.seismograph import Seismograph
@@ -15,6 +16,7 @@ __all__ = [
     "Explorer",
     "MaskExplorer",
     "MemoryScrubber",
+    "NeedleMap",
     "RecallMatrix",
     "Seismograph",
     "StabilityMap",

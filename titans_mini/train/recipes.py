@@ -1,0 +1,81 @@
+"""What `make results` records for notebook 09."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from titans_mini.config import TitansConfig
+from titans_mini.train.experiments import Experiment
+from titans_mini.train.language import Language
+from titans_mini.train.loop import TrainConfig
+from titans_mini.train.needle import Needle
+
+NEEDLE = Needle()
+# About 24,000 weights each. One block with a memory binds neighbours by its convolution; attention needs two blocks to
+# look at what stands beside what it found, so the models without a memory get two, each with a narrower MLP, and three
+# times the steps, which cost them about the same time.
+SMALL = TitansConfig(
+    variant="lmm",
+    vocab_size=NEEDLE.vocab_size,
+    dim=32,
+    layers=1,
+    heads=1,
+    mlp_ratio=4,
+    window=16,
+    segment=16,
+    chunk_size=16,
+    memory_expansion=2,
+    half_life=(50_000.0, 50_000.0),
+    max_theta=0.1,
+    gate="add",
+)
+STEPS = TrainConfig(steps=600, lr=5e-3, warmup=40)
+LONGER = TrainConfig(steps=1800, lr=5e-3, warmup=40)
+
+
+def variant(name: str, **changes: object) -> TitansConfig:
+    """Change the small model."""
+    return replace(SMALL, variant=name, **changes)
+
+
+def needle() -> list[Experiment]:
+    """Every variant on the toy needle."""
+    two = {"layers": 2, "mlp_ratio": 2.33}
+    models = {
+        "lmm": SMALL,
+        "mac": variant("mac", mlp_ratio=8 / 3),
+        "mag": variant("mag", mlp_ratio=8 / 3),
+        "mal": variant("mal", mlp_ratio=8 / 3),
+        "delta": variant("delta", mlp_ratio=5.3),
+        "transformer": variant("transformer", **two),
+        "swa": variant("swa", **two),
+    }
+    steps = {"transformer": LONGER, "swa": LONGER}
+    return [Experiment("needle", name, model, steps.get(name, STEPS), NEEDLE) for name, model in models.items()]
+
+
+def ablations() -> list[Experiment]:
+    """The rows of the paper's ablation table, on the memory alone; `needle/lmm` is the row without a change."""
+    models = {
+        "no momentum": replace(SMALL, momentum=False),
+        "no forgetting": replace(SMALL, forgetting=False),
+        "no convolution": replace(SMALL, conv_size=1),
+        "no persistent memory": replace(SMALL, persistent=0),
+        "matrix memory": replace(SMALL, memory_depth=1, residual=False, norm=False, mlp_ratio=5),
+        "short half-life": replace(SMALL, half_life=(100.0, 100.0)),
+    }
+    return [Experiment("ablations", name, model, STEPS, NEEDLE) for name, model in models.items()]
+
+
+def text() -> list[Experiment]:
+    """A memory beside a window against the window alone, on the bytes of a book."""
+    task = Language()
+    base = TitansConfig(
+        variant="mag", dim=64, layers=2, heads=2, window=32, chunk_size=16, memory_expansion=2, max_theta=0.1
+    )
+    config = TrainConfig(steps=300, lr=4e-3, warmup=30)
+    models = {"mag": replace(base, mlp_ratio=1.5), "swa": replace(base, variant="swa")}
+    return [Experiment("text", name, model, config, task) for name, model in models.items()]
+
+
+EXPERIMENTS: tuple[Experiment, ...] = (*needle(), *ablations(), *text())

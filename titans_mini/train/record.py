@@ -1,0 +1,159 @@
+"""Run the experiments and keep what they give: python -m titans_mini.train.record, or make results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from titans_mini.train.experiments import Experiment
+from titans_mini.train.recipes import EXPERIMENTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = ROOT / "assets" / "results"
+COMMAND = "make results"
+
+
+def hardware() -> dict[str, Any]:
+    """Name the processor, PyTorch's version and the number of threads of one run."""
+    info, cpu = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
+    named = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M) if info.exists() else None
+    cpu = f"{named[1]}, {os.cpu_count()} cores" if named else cpu
+    return {"cpu": cpu, "torch": torch.__version__, "threads": 1}
+
+
+def commit() -> str:
+    """Return the commit of the code that runs; a plus sign says that the library was changed since."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    code = ("--", ":(glob)titans_mini/**/*.py")
+    try:
+        return git("log", "-1", "--format=%h", *code) + ("+" if git("status", "--porcelain", *code) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown: no git history here"
+
+
+def path_of(group: str, folder: Path = RESULTS) -> Path:
+    """Name the file of a group's results."""
+    return folder / f"remember_{group}.json"
+
+
+def read(group: str, folder: Path = RESULTS) -> dict[str, Any]:
+    """Read a group's results; an empty head where there are none."""
+    path = path_of(group, folder)
+    empty = {"command": COMMAND, "hardware": {}, "date": "", "commit": "", "experiments": {}}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def add(experiment: Experiment, run: dict[str, Any], origin: dict[str, Any], folder: Path = RESULTS) -> None:
+    """Put one run into its group's file, which is replaced as a whole: an interruption leaves the one before.
+
+    Args:
+        experiment: what was run. Runs of an older configuration of that name are dropped.
+        run: as returned by `Experiment.run`.
+        origin: "hardware", "date" and "commit".
+        folder: of the results.
+    """
+    results = read(experiment.group, folder) | origin
+    kept = results["experiments"].get(experiment.name, {})
+    runs = [old for old in kept.get("runs", []) if old["hash"] == run["hash"] and old["seed"] != run["seed"]]
+    runs = sorted([*runs, run | origin], key=lambda r: r["seed"])
+    entry = {"why": experiment.why, "hash": run["hash"], "config": experiment.config(), "runs": runs}
+    results["experiments"] = results["experiments"] | {experiment.name: entry}
+    order = [e.name for e in EXPERIMENTS if e.group == experiment.group]
+    results["experiments"] = dict(
+        sorted(results["experiments"].items(), key=lambda item: order.index(item[0]) if item[0] in order else -1)
+    )
+    path = path_of(experiment.group, folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(_compact(results), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _compact(results: dict[str, Any]) -> str:
+    """JSON with lists of numbers on one line."""
+    text = json.dumps(results, indent=1)
+    return re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
+
+
+def missing(experiments: tuple[Experiment, ...], folder: Path = RESULTS) -> list[tuple[Experiment, int]]:
+    """List the runs that have no result of the present configuration, the first seeds first."""
+    found = []
+    for experiment in experiments:
+        entry = read(experiment.group, folder)["experiments"].get(experiment.name, {})
+        there = {run["seed"] for run in entry.get("runs", []) if run["hash"] == experiment.hash()}
+        found += [(i, experiment, seed) for i, seed in enumerate(experiment.seeds) if seed not in there]
+    return [(experiment, seed) for _, experiment, seed in sorted(found, key=lambda item: item[0])]
+
+
+def _work(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """Run in a process of its own, with one thread."""
+    torch.set_num_threads(1)
+    return experiment.run(seed)
+
+
+def record(experiments: tuple[Experiment, ...], jobs: int, folder: Path = RESULTS) -> None:
+    """Run everything that is missing, several runs at a time, and write each as soon as it is done.
+
+    Args:
+        experiments: what should be there.
+        jobs: worker processes.
+        folder: of the results.
+    """
+    todo = missing(experiments, folder)
+    print(f"{len(todo)} runs to do, {jobs} at a time", flush=True)
+    origin = {"hardware": hardware(), "date": date.today().isoformat(), "commit": commit()}
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch can hang
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = {pool.submit(_work, experiment, seed): experiment for experiment, seed in todo}
+        for done, future in enumerate(as_completed(futures), 1):
+            experiment, run = futures[future], future.result()
+            add(experiment, run, origin, folder)
+            name, seconds = f"{experiment.group}/{experiment.name}", run["seconds"]
+            print(f"{done:3d}/{len(todo)}  {name} seed {run['seed']}: {seconds:.0f} s", flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Record what is missing.
+
+    Args:
+        arguments: of the command line; default those of this process.
+    """
+    groups = sorted({e.group for e in EXPERIMENTS})
+    p = argparse.ArgumentParser(prog="python -m titans_mini.train.record", description=__doc__)
+    p.add_argument("--only", nargs="*", default=[], metavar="GROUP[/NAME]", help=f"groups: {', '.join(groups)}")
+    p.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
+    p.add_argument("--fresh", action="store_true", help="forget recorded results of these experiments first")
+    p.add_argument("--folder", type=Path, default=RESULTS)
+    options = p.parse_args(arguments)
+    chosen = tuple(e for e in EXPERIMENTS if _wanted(e, options.only))
+    if not chosen:
+        sys.exit(
+            f"--only: got {options.only}, expected some of {', '.join(f'{e.group}/{e.name}' for e in EXPERIMENTS)}"
+        )
+    if options.fresh:
+        for group in {e.group for e in chosen}:
+            path_of(group, options.folder).unlink(missing_ok=True)
+    record(chosen, options.jobs, options.folder)
+
+
+def _wanted(experiment: Experiment, only: list[str]) -> bool:
+    return not only or experiment.group in only or f"{experiment.group}/{experiment.name}" in only
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""The needle map: how often each model finds the needle, by the length of the haystack and the depth in it."""
+
+from __future__ import annotations
+
+import ipywidgets
+import numpy as np
+
+from titans_mini.viz import draw, figure, palette
+from titans_mini.viz.draw import as_array
+from titans_mini.viz.widgets.explorer import Explorer
+
+
+class NeedleMap(Explorer):
+    """Accuracy over depth and length for one model at a time, beside the curves of all.
+
+    Args:
+        right: model → (seeds, lengths, bins) right answers; bins of depth from the start of the haystack to its end.
+        asked: model → the same shape, questions asked.
+        lengths: tokens of each haystack, rising.
+        trained: length of the sequences in training.
+        chance: share of right answers of a guess.
+    """
+
+    caption = (
+        "Left: each cell is the share of needles found, for one length (column) and one depth (row, the start of the "
+        "haystack on top). Right: every model by length, the chosen one with all its seeds. Dotted: guessing. White "
+        "line: the length of training; everything to the right of it the model has never seen."
+    )
+
+    def __init__(self, right: dict[str, object], asked: dict[str, object], lengths, trained: int, chance: float):
+        self.lengths, self.trained, self.chance = [int(n) for n in lengths], trained, chance
+        self.right, self.asked = ({name: as_array(x) for name, x in part.items()} for part in (right, asked))
+        shapes = {x.shape[1:] for part in (self.right, self.asked) for x in part.values()}
+        if not right or set(right) != set(asked) or len(shapes) != 1 or next(iter(shapes))[0] != len(self.lengths):
+            raise ValueError(
+                f"got models {sorted(right)} and {sorted(asked)} with (lengths, bins) of {sorted(shapes)} and "
+                f"{len(self.lengths)} lengths, expected the same models and one shape (seeds, lengths, bins)"
+            )
+        self.names = list(right)
+        self.by_seed = {name: self.right[name].sum(-1) / self.asked[name].sum(-1) for name in self.names}
+        self.grid = {name: self._grid(name) for name in self.names}
+        longest = self.lengths[-1]
+        ends = sorted(self.names, key=lambda name: self.by_seed[name][:, -1].mean())
+        self.presets = {
+            "as trained": {"length": min(self.lengths, key=lambda n: abs(n - trained))},
+            "the best, longest": {"model": ends[-1], "length": longest},
+            "the worst, longest": {"model": ends[0], "length": longest},
+        }
+        super().__init__()
+
+    def _grid(self, name: str) -> np.ndarray:
+        """Accuracy (bins, lengths), all seeds together; NaN where nothing was asked."""
+        right, asked = self.right[name].sum(0).T, self.asked[name].sum(0).T
+        return np.divide(right, asked, out=np.full(right.shape, np.nan), where=asked > 0)
+
+    def controls(self):
+        """The model, and the length that is looked at."""
+        return {
+            "model": ipywidgets.Dropdown(options=self.names, value=self.names[0], description="model"),
+            "length": ipywidgets.SelectionSlider(
+                options=self.lengths, value=self.lengths[-1], description="length of the haystack"
+            ),
+        }
+
+    def build(self):
+        """Draw the map and one curve a model, over a log scale of length."""
+        fig, (left, right) = figure(7.2, 3.3, 1, 2, width_ratios=[1.15, 1])
+        first = self.names[0]
+        self.map = draw.needle_map(left, self.grid[first], self.lengths, self.trained)
+        self.title = left.set_title("")
+        (self.frame,) = left.plot([], [], color=palette.SURPRISE, lw=2, clip_on=False)
+        self.curves = {}
+        for name in self.names:
+            self.curves[name] = draw.line(
+                right, self.by_seed[name].mean(0), self.lengths, color=palette.GRID, width=1.3
+            )
+        self.seeds = [
+            right.plot([], [], "o", ms=3.5, color=palette.MEMORY, alpha=0.7, ls="none", zorder=4)[0]
+            for _ in range(max(len(x) for x in self.by_seed.values()))
+        ]
+        right.axhline(self.chance, color=palette.MUTED, ls=":", lw=1)
+        right.axvline(self.trained, color=palette.GRID, lw=1, zorder=0.5)
+        self.here = draw.marker(right, self.lengths[-1], color=palette.SURPRISE)
+        right.set(xscale="log", ylim=(-0.02, 1.04), xlabel="length of the haystack", ylabel="needles found")
+        right.set_xticks(self.lengths, [_short(n) for n in self.lengths])
+        right.minorticks_off()
+        self.verdict = right.set_title("")
+        return fig
+
+    def draw(self, model, length):
+        """Show one model's map and curve, and frame one length."""
+        self.map.update(self.grid[model])
+        column, bins = self.lengths.index(length), len(self.grid[model])
+        x, y = column - 0.5, bins - 0.5
+        self.frame.set_data([x, x + 1, x + 1, x, x], [-0.5, -0.5, y, y, -0.5])
+        for name, curve in self.curves.items():
+            chosen = name == model
+            curve.artist.set(color=palette.MEMORY if chosen else palette.GRID, linewidth=2.4 if chosen else 1.3)
+            curve.artist.set_zorder(3 if chosen else 2)
+        for i, dots in enumerate(self.seeds):
+            runs = self.by_seed[model]
+            dots.set_data((self.lengths, runs[i]) if i < len(runs) else ([], []))
+        self.here.update(length)
+        mean, low, high = self._at(model, column)
+        self.title.set_text(model)
+        self.verdict.set_text(f"{_short(length)}: {mean:.0%} found ({low:.0%} to {high:.0%})")
+
+    def _at(self, model: str, column: int) -> tuple[float, float, float]:
+        runs = self.by_seed[model][:, column]
+        return runs.mean(), runs.min(), runs.max()
+
+    def alt(self, model, length):
+        """Say how much is found there, at which depth least, and what the others do."""
+        column = self.lengths.index(length)
+        mean, low, high = self._at(model, column)
+        depth = self.grid[model][:, column]
+        worst = int(np.nanargmin(depth))
+        others = ", ".join(f"{name} {self.by_seed[name][:, column].mean():.0%}" for name in self.names if name != model)
+        return (
+            f"Needle map of {model}: {mean:.0%} found in {length} tokens ({low:.0%} to {high:.0%} over "
+            f"{len(self.by_seed[model])} seeds), least, {depth[worst]:.0%}, at depth {worst / len(depth):.0%} to "
+            f"{(worst + 1) / len(depth):.0%}. Others: {others or 'none'}. Guessing: {self.chance:.0%}."
+        )
+
+
+def _short(n: int) -> str:
+    return f"{n // 1024}k" if n >= 1024 and n % 1024 == 0 else str(n)
