@@ -52,6 +52,14 @@ def test_a_stream_repeats_and_its_batches_differ():
     assert not torch.equal(first.tokens, other.tokens) and not torch.equal(first.tokens, next_one.tokens)
 
 
+def test_every_pair_is_asked_once_before_any_is_asked_again():
+    made = RecallTask(pairs=3, questions=8, keys=8, values=6, noise=5).batch(16, 40, 0)
+    for row in made.tokens[:, 24::2].tolist():
+        assert len(set(row[:3])) == len(set(row[3:6])) == 3 and len(set(row)) == 3 and row[6] != row[7]
+    orders = {tuple(row.index(x) for x in row[3:6]) for row in made.tokens[:, 24::2].tolist()}
+    assert len(orders) > 2  # not the same order in every round
+
+
 def test_a_value_says_nothing_without_its_pair():
     """The best guess that ignores the haystack is right once in `values` times."""
     made = TASK.batch(4000, 30, 0)
@@ -62,8 +70,8 @@ def test_a_value_says_nothing_without_its_pair():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="as many keys as pairs"):
         RecallTask(pairs=5, keys=4)
-    with pytest.raises(ValueError, match="questions: got 3"):
-        RecallTask(pairs=2, questions=3)
+    with pytest.raises(ValueError, match="expected all ≥ 1"):
+        RecallTask(questions=0)
     with pytest.raises(ValueError, match="expected at least 15"):
         TASK.batch(1, 14, 0)
     with pytest.raises(ValueError, match="depth: got 1.5"):
