@@ -1,8 +1,43 @@
 """Data: what ships with Python and scikit-learn first, everything larger one `fetch` away."""
 
+from titans_mini.data.babi import BabiSample, Story, babi_qa1, last_room, parse_stories, read_stories
 from titans_mini.data.digits import digits
 from titans_mini.data.fetch import KNOWN, fetch
+from titans_mini.data.needle import RULER_TASKS, NeedleSample, NeedleTask, parse_needle, string_match_all
+from titans_mini.data.recall import RecallBatch, RecallTask
+from titans_mini.data.ruler import needles
+from titans_mini.data.stories import make_stories
 from titans_mini.data.stream import text_stream
 from titans_mini.data.text import code, encode, english, to_bytes, vocabulary
+from titans_mini.data.tokens import BYTES, Tokenizer, gpt2, split_sentences
 
-__all__ = ["KNOWN", "code", "digits", "encode", "english", "fetch", "text_stream", "to_bytes", "vocabulary"]
+__all__ = [
+    "BYTES",
+    "KNOWN",
+    "RULER_TASKS",
+    "BabiSample",
+    "NeedleSample",
+    "NeedleTask",
+    "RecallBatch",
+    "RecallTask",
+    "Story",
+    "Tokenizer",
+    "babi_qa1",
+    "code",
+    "digits",
+    "encode",
+    "english",
+    "fetch",
+    "gpt2",
+    "last_room",
+    "make_stories",
+    "needles",
+    "parse_needle",
+    "parse_stories",
+    "read_stories",
+    "split_sentences",
+    "string_match_all",
+    "text_stream",
+    "to_bytes",
+    "vocabulary",
+]

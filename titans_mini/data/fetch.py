@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
+import http.client
 import os
+import shutil
+import tarfile
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,15 +31,18 @@ class Known(NamedTuple):
         sha256: of its bytes.
         path: where it lies inside the folder named by ``TITANS_DATA``, and inside the cache.
         licence: of the content.
+        member: where it lies inside the archive (.tar.gz) that the address serves; None when it serves the file.
     """
 
     url: str
     sha256: str
     path: str
     licence: str
+    member: str | None = None
 
 
 _RAW = "https://raw.githubusercontent.com"
+_BABI = "https://s3.amazonaws.com/text-datasets/babi_tasks_1-20_v1-2.tar.gz"
 _GPT2 = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 KNOWN: dict[str, Known] = {
     "tinyshakespeare": Known(
@@ -53,6 +62,20 @@ KNOWN: dict[str, Known] = {
         "b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
         "text/the_verdict.txt",
         "public domain (Edith Wharton, 1908)",
+    ),
+    "babi_qa1_train": Known(
+        _BABI,
+        "c55ab2224d096363fef2eec026b783f6b08508cc865f1f9b7ed4bae4f6f2b9a0",
+        "babi/qa1_single-supporting-fact_train.en-10k.txt",
+        "CC BY 3.0 (Facebook)",
+        "tasks_1-20_v1-2/en-10k/qa1_single-supporting-fact_train.txt",
+    ),
+    "babi_qa1_test": Known(
+        _BABI,
+        "809e52cc3c57ac66bf5a7268636a24e15ad1552d9b9bdac0eaca1680da9722e9",
+        "babi/qa1_single-supporting-fact_test.txt",
+        "CC BY 3.0 (Facebook)",
+        "tasks_1-20_v1-2/en-10k/qa1_single-supporting-fact_test.txt",
     ),
     "mtdna_human": Known(
         f"{_RAW}/lh3/minimap2/master/test/MT-human.fa",
@@ -118,7 +141,7 @@ def fetch(
         ValueError: for an address without a sha256, or a file whose bytes are not the expected ones.
         ConnectionError: when the file is not here and cannot be downloaded.
     """
-    url, sha256, path = _resolve(name_or_url, sha256, path)
+    url, sha256, path, member = _resolve(name_or_url, sha256, path)
     for folder in _folders():
         file = folder / path
         if file.is_file():
@@ -126,7 +149,7 @@ def fetch(
             return file
     target = cache() / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    _download(url, sha256, target, timeout, progress)
+    _download(url, sha256, target, member, timeout, progress)
     return target
 
 
@@ -140,10 +163,10 @@ def _folders() -> list[Path]:
     return [Path(data), cache()] if data else [cache()]
 
 
-def _resolve(name_or_url: str, sha256: str | None, path: str | None) -> tuple[str, str, str]:
+def _resolve(name_or_url: str, sha256: str | None, path: str | None) -> tuple[str, str, str, str | None]:
     if name_or_url in KNOWN:
         known = KNOWN[name_or_url]
-        return known.url, sha256 or known.sha256, path or known.path
+        return known.url, sha256 or known.sha256, path or known.path, known.member
     if "://" not in name_or_url:
         raise KeyError(f"got {name_or_url!r}, expected an address or one of {', '.join(KNOWN)}")
     if sha256 is None:
@@ -151,10 +174,10 @@ def _resolve(name_or_url: str, sha256: str | None, path: str | None) -> tuple[st
     path = path or Path(urllib.parse.urlparse(name_or_url).path).name
     if not path or Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"got the path {path!r}, expected a file name inside the cache: pass path='name'")
-    return name_or_url, sha256, path
+    return name_or_url, sha256, path, None
 
 
-def _download(url: str, sha256: str, target: Path, timeout: float, progress: bool) -> None:
+def _download(url: str, sha256: str, target: Path, member: str | None, timeout: float, progress: bool) -> None:
     """Write the body next to `target`, verify it, and only then give it its name."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -162,6 +185,8 @@ def _download(url: str, sha256: str, target: Path, timeout: float, progress: boo
             got, announced = _stream(url, file, timeout, progress)
         if announced is not None and got != announced:
             raise ConnectionError(f"got {got} bytes from {url}, expected {announced}: the connection broke; try again")
+        if member is not None:
+            _unpack(Path(temporary), member, url)
         _verify(Path(temporary), sha256, f"{url} now serves other bytes, or a proxy answered in its place")
         os.replace(temporary, target)
     finally:
@@ -183,12 +208,32 @@ def _stream(url: str, file, timeout: float, progress: bool) -> tuple[int, int | 
                     bar.update(len(block))
     except urllib.error.HTTPError as error:
         raise ConnectionError(f"got HTTP {error.code} from {url}, expected the file: it moved or is blocked") from error
+    except http.client.HTTPException as error:
+        raise ConnectionError(
+            f"got {got} bytes from {url} ({error}), expected more: it broke off; try again"
+        ) from error
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise  # the disk is full, which has nothing to do with the connection
         raise ConnectionError(
             f"got no answer from {url} ({error}), expected the file: is this machine offline? Put a copy into "
             "the folder named by TITANS_DATA instead"
         ) from error
     return got, announced
+
+
+def _unpack(archive: Path, member: str, url: str) -> None:
+    """Put one file of an archive in the archive's place."""
+    try:
+        with tarfile.open(archive, "r:gz") as tar, tempfile.TemporaryFile() as content:
+            if not tar.getmember(member).isfile():
+                raise KeyError("it is not a file")
+            shutil.copyfileobj(tar.extractfile(member), content)
+            content.seek(0)
+            with open(archive, "wb") as file:
+                shutil.copyfileobj(content, file)
+    except (tarfile.TarError, KeyError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"got no {member} in {url} ({error}), expected it there: the archive was changed") from error
 
 
 def _verify(file: Path, sha256: str, cause: str) -> None:
