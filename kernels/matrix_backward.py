@@ -1,17 +1,17 @@
-"""The matrix memory, backward: `gather` and `differentiate` are parallel over chunks, `retreat` carries the gradients back.
+"""The matrix memory, backward: `retreat` carries the gradients from chunk to chunk, all else is parallel over chunks.
 
 With dy the gradient at the answers, dM and dS those at the chunk's end, and everything else as in `matrix_forward`:
-    P = (Q Kᵀ ∘ G)ᵀ dy                                                                               (gather)
-    ds = −P − g ∘ (K dM) − n ∘ (K dS),  e = 2θ ∘ ds                                                  (retreat)
+    P = (Q Kᵀ ∘ G)ᵀ dy                                                                       (gather)
+    ds = −P − g ∘ (K dM) − n ∘ (K dS),  e = 2θ ∘ ds                                          (retreat)
     dM_start = b dM + Qᵀ(b ∘ dy) + Wᵀ e,  dS_start = f dM + m dS + Qᵀ(f ∘ dy) [+ W₂ᵀ e]
-The rest needs no neighbour: gradients at q, k, v, θ and at the coefficients                          (differentiate)
+The gradients at q, k, v, θ and at the coefficients follow in parts, each small enough for the registers of a program:
+`pull_queries`, [`pull_systems` of the online rule,] `pull_keys`.
 """
 
 import triton
 import triton.language as tl
 
 from titans_mini.kernels.tiles import load_mask, load_rows, load_share, load_state, mul, store_rows, store_state
-from titans_mini.kernels.triangular import interact
 
 
 @triton.jit
@@ -93,14 +93,13 @@ def meet(a, state, like, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def differentiate(
-    q, k, dy, theta, G, b, f, n, inverse, E, ds, M_chunks, S_chunks, dM_chunks, dS_chunks,
-    dq, dk, dv, d_theta, dG, db, df, dG_before, db_before, df_before, dG_end, dn_end, dbfm_end,
+def pull_queries(
+    q, k, dy, theta, G, b, f, E, M_chunks, S_chunks, dq, scores_grad, dG, db, df,
     T, nc, H, q_batch, q_head, q_token, theta_stride,
     C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
-    ONLINE: tl.constexpr, SHIFT: tl.constexpr, PRECISION: tl.constexpr,
+    SHIFT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Find all gradients of one chunk of one sequence, some columns after the others."""
+    """Back through y = b ∘ (Q M) + f ∘ (Q S) − (Q Kᵀ ∘ G) s to the queries, the scores Q Kᵀ, G, b and f."""
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d = tl.arange(0, BC), tl.arange(0, BD)
@@ -108,85 +107,135 @@ def differentiate(
     there = real & (token < T)
     start = (i // H) * q_batch + (i % H) * q_head
     Q = load_rows(q + start, token, there, d, q_token, D)
-    K = load_rows(k + start, token, there, d, q_token, D)
     step = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None]
     b_read = load_share(b + at * C, r, 1.0, C, SHIFT)[:, None]
     f_read = load_share(f + at * C, r, 0.0, C, SHIFT)[:, None]
-    g_end = tl.load(G + (at * C + C - 1) * C + r, mask=real, other=0.0)[:, None]
-    n_end = tl.load(n + (at * C + C - 1) * C + r, mask=real, other=0.0)[:, None]
-    dQ, dK = tl.zeros([BC, BD], tl.float32), tl.zeros([BC, BD], tl.float32)
-    dA, dB = tl.zeros([BC, BC], tl.float32), tl.zeros([BC, BC], tl.float32)
-    d_step, d_b, d_f = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
-    d_g, d_n = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
-    d_b1, d_f1 = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
-    d_b_end, d_f_end, d_m_end = 0.0, 0.0, 0.0
-    if ONLINE:
-        G_1 = load_mask(G + at * C * C, r, r, C, 1)
-        b_1 = load_share(b + at * C, r, 1.0, C, 1)[:, None]
-        f_1 = load_share(f + at * C, r, 0.0, C, 1)[:, None]
-        B_T = tl.trans(interact(K, G_1, r, PRECISION)).to(K.dtype)
-        inverse_T = tl.trans(load_rows(inverse + at * C * C, r, real, r, C, C))
+    dQ, dA = tl.zeros([BC, BD], tl.float32), tl.zeros([BC, BC], tl.float32)
+    d_b, d_f = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
     for first in range(0, D, BV):
         cols = first + tl.arange(0, BV)
         out = load_rows(dy + start, token, there, cols, q_token, D)
-        error = load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
-        s_grad = load_rows(ds + at * C * D, r, real, cols, D, D).to(tl.float32)
-        s = (step * error).to(K.dtype)
-        wrong = step * s_grad  # the gradient at the errors, and then at what the memory guessed
-        if ONLINE:
-            wrong = mul(inverse_T, wrong, PRECISION)
-            s_grad -= mul(B_T, wrong, PRECISION)
-            dB -= mul(wrong.to(K.dtype), tl.trans(s), PRECISION)
-        store_rows(dv + start, -wrong, token, there, cols, q_token, D)
-        d_step += tl.sum(s_grad * error, 1)
-        dA -= mul(out, tl.trans(s), PRECISION)
-        wrong = wrong.to(K.dtype)
-        M = load_state(M_chunks + at * D * D, d, cols, D)
-        dM = load_state(dM_chunks + at * D * D, d, cols, D)
-        d_b_end += tl.sum(M.to(tl.float32) * dM.to(tl.float32))
-        x, along = meet(out, M, Q, PRECISION)
+        s = step * load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
+        dA -= mul(out, tl.trans(s.to(out.dtype)), PRECISION)
+        x, along = meet(out, load_state(M_chunks + at * D * D, d, cols, D), Q, PRECISION)
         dQ += b_read * x
         d_b += along
-        x, along = meet(wrong, M, K, PRECISION)
+        x, along = meet(out, load_state(S_chunks + at * D * D, d, cols, D), Q, PRECISION)
+        dQ += f_read * x
+        d_f += along
+    K = load_rows(k + start, token, there, d, q_token, D)
+    store_rows(dG + at * C * C, dA * mul(Q, tl.trans(K), PRECISION), r, real, r, C, C)
+    dA = (dA * load_mask(G + at * C * C, r, r, C, SHIFT)).to(K.dtype)
+    store_rows(scores_grad + at * C * C, dA, r, real, r, C, C)
+    store_rows(dq + start, dQ + mul(dA, K, PRECISION), token, there, d, q_token, D)
+    tl.store(db + at * C + r, d_b, mask=real)
+    tl.store(df + at * C + r, d_f, mask=real)
+
+
+@triton.jit
+def pull_systems(
+    k, theta, G, inverse, E, ds, dv, d_theta, keys_grad, dG_before,
+    T, nc, H, k_batch, k_head, k_token, theta_stride,
+    C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Back through the systems of the online rule: to what the memory guessed (−dv), θ, the scores K Kᵀ and G₋."""
+    c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    at = i * nc + c
+    r, d = tl.arange(0, BC), tl.arange(0, BD)
+    token, real = c * C + r, r < C
+    there = real & (token < T)
+    start = (i // H) * k_batch + (i % H) * k_head
+    K = load_rows(k + start, token, there, d, k_token, D)
+    scores = mul(K, tl.trans(K), PRECISION)
+    G_before = load_mask(G + at * C * C, r, r, C, 1)
+    later = r[:, None] > r[None, :]
+    B_T = tl.trans(tl.where(later, scores * G_before, 0.0)).to(K.dtype)
+    inverse_T = tl.trans(load_rows(inverse + at * C * C, r, real, r, C, C))
+    step = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None]
+    dB, d_step = tl.zeros([BC, BC], tl.float32), tl.zeros([BC], tl.float32)
+    for first in range(0, D, BV):
+        cols = first + tl.arange(0, BV)
+        error = load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
+        s_grad = load_rows(ds + at * C * D, r, real, cols, D, D).to(tl.float32)
+        guess_grad = mul(inverse_T, step * s_grad, PRECISION).to(K.dtype)
+        s_grad -= mul(B_T, guess_grad, PRECISION)
+        dB -= mul(guess_grad, tl.trans((step * error).to(K.dtype)), PRECISION)
+        d_step += tl.sum(s_grad * error, 1)
+        store_rows(dv + start, -guess_grad, token, there, cols, k_token, D)
+    dB = tl.where(later, dB, 0.0)
+    store_rows(dG_before + at * C * C, dB * scores, r, real, r, C, C)
+    dB *= G_before
+    store_rows(keys_grad + at * C * C, dB + tl.trans(dB), r, real, r, C, C)
+    tl.store(d_theta + i * theta_stride + token, 2.0 * d_step, mask=there)
+
+
+@triton.jit
+def pull_keys(
+    q, k, theta, G, b, f, n, E, ds, M_chunks, S_chunks, dM_chunks, dS_chunks, scores_grad, keys_grad,
+    dk, dv, d_theta, b_before, f_before, dG_end, dn_end, dbfm_end,
+    T, nc, H, q_batch, q_head, q_token, theta_stride,
+    C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    ONLINE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Back through the writes of a chunk, and what its keys ask the memory, to keys, values, θ and the chunk's end."""
+    c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    at = i * nc + c
+    r, d = tl.arange(0, BC), tl.arange(0, BD)
+    token, real = c * C + r, r < C
+    there = real & (token < T)
+    start = (i // H) * q_batch + (i % H) * q_head
+    K = load_rows(k + start, token, there, d, q_token, D)
+    step = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None]
+    g_end = tl.load(G + (at * C + C - 1) * C + r, mask=real, other=0.0)[:, None]
+    n_end = tl.load(n + (at * C + C - 1) * C + r, mask=real, other=0.0)[:, None]
+    dK, d_step = tl.zeros([BC, BD], tl.float32), tl.zeros([BC], tl.float32)
+    d_g, d_n = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    d_b, d_f = tl.zeros([BC], tl.float32), tl.zeros([BC], tl.float32)
+    b_end, f_end, m_end = 0.0, 0.0, 0.0
+    for first in range(0, D, BV):
+        cols = first + tl.arange(0, BV)
+        error = load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
+        if ONLINE:  # `pull_systems` has been here
+            guess_grad = -load_rows(dv + start, token, there, cols, q_token, D)
+        else:
+            s_grad = load_rows(ds + at * C * D, r, real, cols, D, D).to(tl.float32)
+            d_step += tl.sum(s_grad * error, 1)
+            guess_grad = (step * s_grad).to(K.dtype)
+            store_rows(dv + start, -guess_grad, token, there, cols, q_token, D)
+        s = (step * error).to(K.dtype)
+        M = load_state(M_chunks + at * D * D, d, cols, D)
+        dM = load_state(dM_chunks + at * D * D, d, cols, D)
+        b_end += tl.sum(M.to(tl.float32) * dM.to(tl.float32))
+        x, along = meet(guess_grad, M, K, PRECISION)
         if ONLINE:
-            d_b1 += along
-            x *= b_1
+            d_b += along
+            x *= load_share(b + at * C, r, 1.0, C, 1)[:, None]
         dK += x
         x, along = meet(s, dM, K, PRECISION)
         dK -= g_end * x
         d_g -= along
         S = load_state(S_chunks + at * D * D, d, cols, D)
-        d_f_end += tl.sum(S.to(tl.float32) * dM.to(tl.float32))
-        x, along = meet(out, S, Q, PRECISION)
-        dQ += f_read * x
-        d_f += along
-        if ONLINE:
-            x, along = meet(wrong, S, K, PRECISION)
-            dK += f_1 * x
-            d_f1 += along
         dS = load_state(dS_chunks + at * D * D, d, cols, D)
-        d_m_end += tl.sum(S.to(tl.float32) * dS.to(tl.float32))
+        f_end += tl.sum(S.to(tl.float32) * dM.to(tl.float32))
+        m_end += tl.sum(S.to(tl.float32) * dS.to(tl.float32))
+        if ONLINE:
+            x, along = meet(guess_grad, S, K, PRECISION)
+            d_f += along
+            dK += load_share(f + at * C, r, 0.0, C, 1)[:, None] * x
         x, along = meet(s, dS, K, PRECISION)
         dK -= n_end * x
         d_n -= along
-    store_rows(dG + at * C * C, dA * mul(Q, tl.trans(K), PRECISION), r, real, r, C, C)
-    dA = (dA * load_mask(G + at * C * C, r, r, C, SHIFT)).to(K.dtype)
-    dQ += mul(dA, K, PRECISION)
-    dK += mul(tl.trans(dA), Q, PRECISION)
+    Q = load_rows(q + start, token, there, d, q_token, D)
+    dK += mul(tl.trans(load_rows(scores_grad + at * C * C, r, real, r, C, C)), Q, PRECISION)
     if ONLINE:
-        dB = tl.where(r[:, None] > r[None, :], dB, 0.0)
-        store_rows(dG_before + at * C * C, dB * mul(K, tl.trans(K), PRECISION), r, real, r, C, C)
-        dB = dB * G_1
-        dK += mul((dB + tl.trans(dB)).to(K.dtype), K, PRECISION)
-        tl.store(db_before + at * C + r, d_b1, mask=real)
-        tl.store(df_before + at * C + r, d_f1, mask=real)
-    store_rows(dq + start, dQ, token, there, d, q_token, D)
+        dK += mul(load_rows(keys_grad + at * C * C, r, real, r, C, C), K, PRECISION)
+        tl.store(b_before + at * C + r, d_b, mask=real)
+        tl.store(f_before + at * C + r, d_f, mask=real)
+    else:
+        tl.store(d_theta + i * theta_stride + token, 2.0 * d_step, mask=there)
     store_rows(dk + start, dK, token, there, d, q_token, D)
-    tl.store(d_theta + i * theta_stride + token, 2.0 * d_step, mask=there)
-    tl.store(db + at * C + r, d_b, mask=real)
-    tl.store(df + at * C + r, d_f, mask=real)
     tl.store(dG_end + at * C + r, d_g, mask=real)
     tl.store(dn_end + at * C + r, d_n, mask=real)
-    tl.store(dbfm_end + at * 3, d_b_end)
-    tl.store(dbfm_end + at * 3 + 1, d_f_end)
-    tl.store(dbfm_end + at * 3 + 2, d_m_end)
+    tl.store(dbfm_end + at * 3, b_end)
+    tl.store(dbfm_end + at * 3 + 1, f_end)
+    tl.store(dbfm_end + at * 3 + 2, m_end)

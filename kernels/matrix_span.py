@@ -96,7 +96,7 @@ class Span:
             S: (N, D, D) the momentum there.
 
         Returns:
-            E (N, nc, C, D), M and S at the chunks' starts (N, nc, D, D), M and S at the end, M at the last chunk's start.
+            E (N, nc, C, D); M and S at the chunks' starts (N, nc, D, D), at the end, and M at the last chunk's start.
         """
         E, M_chunks, S_chunks = self._empty(self.C, self.D), self._empty(self.D, self.D), self._empty(self.D, self.D)
         ends = [torch.empty_like(M) for _ in range(3)]
@@ -136,16 +136,26 @@ class Span:
         chunk_ends, starts = [self._empty(self.D, self.D) for _ in "MS"], [torch.empty_like(dM) for _ in "MS"]
         tensors = self.q, self.k, out, self.w, self.w2, self.theta, *self.c, P, dM, dS, d_last, ds, *chunk_ends, *starts
         self._over_columns(matrix_backward.retreat, *tensors, *self.numbers, *self.w_strides, **self.read)
-        self._differentiate(out, E, ds, [M_chunks, S_chunks, *chunk_ends], grads)
+        self._pull(out, E, ds, [M_chunks, S_chunks], chunk_ends, grads)
         return tuple(starts)
 
-    def _differentiate(self, dy: Tensor, E: Tensor, ds: Tensor, states: list[Tensor], grads: list[Tensor]) -> None:
-        """Fill the gradients at the inputs of the span."""
-        of_qkv = [x[:, :, self.place] for x in grads[:3]]
+    def _pull(
+        self, dy: Tensor, E: Tensor, ds: Tensor, states: list[Tensor], d_states: list[Tensor], grads: list[Tensor]
+    ) -> None:
+        """Fill the gradients at the inputs of the span: the part of each chunk needs no other chunk any more."""
+        dq, dk, dv = (x[:, :, self.place] for x in grads[:3])
         d_alpha, d_eta, d_theta = (x[:, self.place] for x in grads[3:])
-        of_rows = coefficients.empty_grads(self.c, self.online)
-        tensors = self.q, self.k, dy, self.theta, *self.c[:4], self.inverse, E, ds, *states, *of_qkv, d_theta, *of_rows
-        options = {**self._part, **self.read, "ONLINE": self.online}
-        self._over_chunks(matrix_backward.differentiate, *tensors, *self.numbers, **options)
-        shift = self.read["SHIFT"]
-        coefficients.multiply_up_backward(self.alpha, self.eta, self.c, of_rows, (d_alpha, d_eta), shift, self.online)
+        rows = coefficients.empty_grads(self.c, self.online)
+        of_scores, of_keys = self._empty(self.C, self.C), self.inverse
+        tensors = self.q, self.k, dy, self.theta, *self.c[:3], E, *states, dq, of_scores, rows.G, rows.b, rows.f
+        self._over_chunks(matrix_backward.pull_queries, *tensors, *self.numbers, **self._part, **self.read)
+        if self.online:
+            of_keys = self._empty(self.C, self.C)
+            tensors = self.k, self.theta, self.c.G, self.inverse, E, ds, dv, d_theta, of_keys, rows.G_before
+            self._over_chunks(matrix_backward.pull_systems, *tensors, *self.numbers, **self._part)
+        tensors = self.q, self.k, self.theta, *self.c[:4], E, ds, *states, *d_states, of_scores, of_keys
+        places = dk, dv, d_theta, rows.b_before, rows.f_before, *rows[6:]
+        options = {**self._part, "ONLINE": self.online}
+        self._over_chunks(matrix_backward.pull_keys, *tensors, *places, *self.numbers, **options)
+        out = d_alpha, d_eta
+        coefficients.multiply_up_backward(self.alpha, self.eta, self.c, rows, out, self.read["SHIFT"], self.online)
