@@ -14,7 +14,7 @@ from titans_mini.data.fetch import fetch
 from titans_mini.data.text import to_bytes
 from titans_mini.train.sources import Source, Windows
 
-HEADING = re.compile(r"^(?:ADVENTURE )?(?:[IVX]+\.)[ ]+(?:THE |A )[A-Z' -]+$|^ADVENTURE [IVX]+\.[^\n]*$", re.M)
+HEADING = re.compile(r"^(?:ADVENTURE )?[IVX]+\. (?:THE |A )[A-Z' -]+$", re.M)  # of the stories of Sherlock Holmes
 
 
 @lru_cache(maxsize=2)
@@ -24,28 +24,34 @@ def book(name: str) -> str:
     Args:
         name: of `fetch`, such as "sherlock".
     """
-    text = fetch(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+    text = fetch(name).read_bytes().decode("utf-8").replace("\r\n", "\n")
     found = re.search(r"\*\*\* ?START OF[^\n]*\n(.*)\*\*\* ?END OF", text, re.S)
     return (found[1] if found else text).strip() + "\n"
 
 
 @dataclass(frozen=True)
 class Language:
-    """A task of `titans_mini.train.experiments`: the first 90 % of a book to learn from, the rest to be scored on."""
+    """A task of `titans_mini.train.experiments`: the last 80 % of a book to learn from, its beginning to be scored on.
+
+    Built in: notebooks/09 · Paper: –
+    """
 
     text: str = "sherlock"  # a name of `fetch`
-    batch: int = 16
+    held_out: float = 0.2  # of the book, from its first byte on
+    batch: int = 8
     length: int = 256  # bytes of a piece in training
     context: int = 1024  # bytes of a piece in the evaluation
-    pieces: int = 48  # of the held-out part, evenly spaced
+    pieces: int = 64  # of the held-out part, evenly spaced
     edges: tuple[int, ...] = (0, 16, 32, 64, 128, 256, 512, 1024)  # of the bins of position
+    along: int = 65_536  # bytes read from the beginning of the book in one go
+    block: int = 1024  # bytes of it averaged, and after which the other reading starts anew
     vocab_size: int = 256
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Return the bytes to learn from and those held out."""
         ids = to_bytes(book(self.text))
-        cut = len(ids) * 9 // 10
-        return ids[:cut], ids[cut:]
+        cut = round(len(ids) * self.held_out)
+        return ids[cut:], ids[:cut]
 
     def source(self, seed: int) -> Source:
         """Make the batches of training."""
@@ -53,14 +59,15 @@ class Language:
 
     @torch.no_grad()
     def score(self, model: nn.Module, seed: int) -> dict:
-        """Measure bits a byte by position in the context; the pieces are the same for every model and seed.
+        """Measure bits a byte by position in the context, and along the book; the bytes are the same for all.
 
         Args:
             model: a `TitansLM`.
             seed: of training; not used.
 
         Returns:
-            "edges": of the bins. "bits": mean bits a byte in each bin.
+            "edges": of the bins of position. "bits": mean bits a byte in each. "carried" and "fresh": bits a byte of
+            each block of the book's beginning, with the state carried along and with a new one for each block.
         """
         ids = self.split()[1]
         starts = torch.linspace(0, len(ids) - self.context - 1, self.pieces).long()
@@ -68,12 +75,23 @@ class Language:
         bits = torch.cat([bits_per_token(model, part)[0] for part in pieces.split(16)])  # (pieces, context)
         by_position = bits.mean(0)
         bins = zip(self.edges, self.edges[1:], strict=False)
-        return {"edges": list(self.edges), "bits": [by_position[a:b].mean().item() for a, b in bins]}
+        row = [round(by_position[a:b].mean().item(), 5) for a, b in bins]
+        return {"edges": list(self.edges), "bits": row, **self._along(model, ids[: self.along + 1])}
+
+    def _along(self, model: nn.Module, ids: Tensor) -> dict:
+        """Read the book's beginning block by block."""
+        blocks = ids.unfold(0, self.block + 1, self.block)  # each ends with the first byte of the next
+        state, carried = None, []
+        for block in blocks:
+            bits, state = bits_per_token(model, block[None], state)
+            carried.append(round(bits.mean().item(), 4))
+        fresh = torch.cat([bits_per_token(model, part)[0].mean(1) for part in blocks.split(16)])
+        return {"carried": carried, "fresh": [round(x, 4) for x in fresh.tolist()]}
 
 
 @torch.no_grad()
 def bits_per_token(model: nn.Module, tokens: Tensor, state=None) -> tuple[Tensor, object]:
-    """Ask a language model how many bits each next token costs.
+    """Ask a language model how many bits each next token costs it: how surprised it is.
 
     Args:
         model: a `TitansLM`.
@@ -82,6 +100,8 @@ def bits_per_token(model: nn.Module, tokens: Tensor, state=None) -> tuple[Tensor
 
     Returns:
         (B, T) bits, and the state after T tokens.
+
+    Built in: notebooks/09 · Paper: –
     """
     logits, state = model(tokens[:, :-1], state)
     nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from titans_mini.config import TitansConfig
+from titans_mini.train.babi import Babi
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.language import Language
 from titans_mini.train.loop import TrainConfig
@@ -67,15 +68,42 @@ def ablations() -> list[Experiment]:
     return [Experiment("ablations", name, model, STEPS, NEEDLE) for name, model in models.items()]
 
 
+def stories() -> list[Experiment]:
+    """Real bAbI qa1. A convolution of eight tokens reaches from the room back to the person."""
+    task = Babi()
+    model = TitansConfig(
+        variant="lmm",
+        vocab_size=task.vocab_size,
+        dim=48,
+        layers=2,
+        heads=2,
+        mlp_ratio=2,
+        conv_size=8,
+        chunk_size=16,
+        memory_expansion=2,
+        half_life=(500.0, 500.0),
+        max_theta=0.1,
+    )
+    return [Experiment("babi", "lmm", model, TrainConfig(steps=800, lr=4e-3, warmup=40), task)]
+
+
 def text() -> list[Experiment]:
     """A memory beside a window against the window alone, on the bytes of a book."""
     task = Language()
     base = TitansConfig(
-        variant="mag", dim=64, layers=2, heads=2, window=32, chunk_size=16, memory_expansion=2, max_theta=0.1
+        variant="mag",
+        dim=48,
+        layers=2,
+        heads=2,
+        mlp_ratio=1.5,
+        window=32,
+        chunk_size=16,
+        memory_expansion=2,
+        max_theta=0.1,
     )
-    config = TrainConfig(steps=300, lr=4e-3, warmup=30)
-    models = {"mag": replace(base, mlp_ratio=1.5), "swa": replace(base, variant="swa")}
+    models = {"mag": base, "swa": replace(base, variant="swa", mlp_ratio=3.6)}
+    config = TrainConfig(steps=240, lr=4e-3, warmup=24)
     return [Experiment("text", name, model, config, task) for name, model in models.items()]
 
 
-EXPERIMENTS: tuple[Experiment, ...] = (*needle(), *ablations(), *text())
+EXPERIMENTS: tuple[Experiment, ...] = (*needle(), *ablations(), *stories(), *text())
