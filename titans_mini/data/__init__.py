@@ -1,6 +1,7 @@
 """Data: what ships with Python and scikit-learn first, everything larger one `fetch` away."""
 
 from titans_mini.data.babi import BabiSample, Story, babi_qa1, last_room, parse_stories, read_stories
+from titans_mini.data.babilong import BabilongSample, babilong, babilong_correct, babilong_prompt
 from titans_mini.data.digits import digits
 from titans_mini.data.fetch import KNOWN, fetch
 from titans_mini.data.needle import RULER_TASKS, NeedleSample, NeedleTask, parse_needle, string_match_all
@@ -16,6 +17,7 @@ __all__ = [
     "KNOWN",
     "RULER_TASKS",
     "BabiSample",
+    "BabilongSample",
     "NeedleSample",
     "NeedleTask",
     "RecallBatch",
@@ -23,6 +25,9 @@ __all__ = [
     "Story",
     "Tokenizer",
     "babi_qa1",
+    "babilong",
+    "babilong_correct",
+    "babilong_prompt",
     "code",
     "digits",
     "encode",
