@@ -79,7 +79,7 @@ def _plan(job: Job, N: int, T: int, layers: int) -> _Plan:
     """Cut a sequence into spans; a tail that ends inside a chunk is one of its own, for its start is the anchor."""
     C, (D, E) = job.chunk_size, job.net.shapes[0]
     whole = T - T % C
-    floats = N * (8 * D * E + C * (6 * E + 4 * D) + layers * 4 * C * C)
+    floats = N * (8 * D * E + C * (6 * E + 5 * D) + layers * 4 * C * C)
     tail = [(whole, T)] if whole < T else []
     return _Plan(job, launch.spans(whole, C, 4 * floats, job.group) + tail, layers)
 
@@ -104,7 +104,7 @@ class _Span(NamedTuple):
     end: int
     c: Coefficients
     states: Tensor  # (nc + 1, N, 4DE)
-    record: Tensor  # (N, nc·C, 2E + D)
+    record: Tensor  # (N, nc·C, 2E + 2D)
 
     def numbers(self, x: _Inputs) -> tuple[int, ...]:
         """List what every kernel is told about lengths and strides."""
@@ -142,7 +142,7 @@ def _move(plan: _Plan, x: _Inputs, start: int, end: int, state: Tensor, keep_n: 
     D, E = net.shapes[0]
     nc, N = launch.chunks(end - start, C), len(state)
     c = multiply_up(x.alpha[:, start:end], x.eta[:, start:end], C, keep_n)
-    span = _Span(start, end, c, _empty(state, nc + 1, *state.shape), _empty(state, N, nc * C, 2 * E + D))
+    span = _Span(start, end, c, _empty(state, nc + 1, *state.shape), _empty(state, N, nc * C, 2 * E + 2 * D))
     span.states[0] = state
     tensors = (x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
     _launch(mlp_states, plan, (N,), *tensors, *span.numbers(x), net.eps, N_ROWS=c.n.shape[2], **plan.norm)
@@ -152,7 +152,7 @@ def _move(plan: _Plan, x: _Inputs, start: int, end: int, state: Tensor, keep_n: 
 def _read(plan: _Plan, x: _Inputs, span: _Span, y: Tensor) -> None:
     """Answer the queries of a span, all chunks at once."""
     nc, N = len(span.states) - 1, span.states.shape[1]
-    tensors = (x.q, x.k, x.v, y, x.theta, *span.c[:3], *_slow(x), span.states, span.record)
+    tensors = (x.q, x.k, y, x.theta, *span.c[:3], *_slow(x), span.states, span.record)
     _launch(mlp_reads, plan, (nc, N), *tensors, *span.numbers(x), plan.job.net.eps, SHIFT=plan.shift, **plan.norm)
 
 
@@ -188,7 +188,7 @@ def _back(plan: _Plan, x: _Inputs, span: _Span, dy: Tensor, d_end: Tensor, out: 
     d_states[-1] = d_end
     notes, slow = _empty(dy, *span.record.shape[:2], 4 * E + 3 * D), _empty(dy, slots - 1, N, 4, D)
     numbers, rows, n_rows = span.numbers(x), {"SHIFT": plan.shift}, {"N_ROWS": c.n.shape[2]}
-    tensors = (x.q, x.k, x.v, dy, x.theta, *c[:3], *_slow(x), span.states, span.record, out.q, *d[:3], notes, slow)
+    tensors = (x.q, x.k, dy, x.theta, *c[:3], _slow(x)[0], span.states, span.record, out.q, *d[:3], notes, slow)
     _launch(mlp_reads_backward, plan, (slots - 1, N), *tensors, *numbers, plan.job.net.eps, **rows, **plan.norm)
     tensors = (x.q, x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
     tensors += (out.v, out.theta, d.G_end, d.n_end, d_states, notes, slow)

@@ -9,8 +9,8 @@ on whole matrices, and says which line is the derivative of which.
 Places in memory, besides those of `mlp_forward`; gradients are float32 and lie as what they are gradients of:
   d_states    like states; slot nc holds the gradients at the span's end when `mlp_chain_backward` starts
   dG, db, df  gradients at the rows that were read; dG_end, dn_end (X, nc, C) and dbfm_end (X, nc, 3) at the last rows
-  notes       (N, nc·C, 4E + 3D) of every token: x1 and dx1, the hidden units at its query and their gradient; u1, the
-              gradient at δ1; da2, after the chain dz1 (E each); ds2, dx2 and dk (D each)
+  notes       (N, nc·C, 4E + 3D) of every token: its hidden units at the query, h, and before σ their gradient dx1; ds1,
+              after the chain the gradient at δ1; da2, after the chain dz1 (E each); ds2, dx2 and dk (D each)
   slow        (nc, N, 4, D): what one chunk adds to the gradients at gain and bias, its reads and then its writes
 """
 
@@ -22,12 +22,13 @@ import triton.language as tl
 from titans_mini.kernels.mlp_forward import RUNTIME, read_hidden
 from titans_mini.kernels.mlp_tiles import (
     activate,
-    last_delta,
+    add_product,
     load_end,
     load_read,
     load_slow,
     load_tile,
     load_tokens,
+    narrow,
     product,
     pull,
     slope,
@@ -35,17 +36,9 @@ from titans_mini.kernels.mlp_tiles import (
 )
 
 
-@triton.jit
-def store_read(dG_start, db_start, df_start, db, df, dG, place, rows, C: tl.constexpr):
-    """Write the gradients at the rows that the queries of a chunk saw."""
-    tl.store(db_start + place * C + rows, db, mask=rows < C)
-    tl.store(df_start + place * C + rows, df, mask=rows < C)
-    store_tile(dG_start + place * C * C, dG, rows, rows, C, C, C)
-
-
 @triton.jit(do_not_specialize=RUNTIME)
 def mlp_reads_backward(
-    q_start, k_start, v_start, dy_start, theta, G, b, f, gain, bias, states, record,
+    q_start, k_start, dy_start, theta, G, b, f, gain, states, record,
     dq_start, dG_start, db_start, df_start, notes, slow,
     N, H, T, nc, start, stride_b, stride_h, stride_t, stride_theta, eps,
     C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, LAYERS: tl.constexpr, SHIFT: tl.constexpr,
@@ -56,82 +49,92 @@ def mlp_reads_backward(
     j, x = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rows, cols = tl.arange(0, BC), tl.arange(0, BD)
     layer = (LAYERS - 1) * N
-    WIDTH: tl.constexpr = 2 * E + D
+    WIDTH: tl.constexpr = 2 * E + 2 * D
     NOTES: tl.constexpr = 4 * E + 3 * D
     left = tl.minimum(C, T - start - j * C)
     first = (x // H) * stride_b + (x % H) * stride_h + (start + j * C).to(tl.int64) * stride_t
     theta_start = theta + x * stride_theta + start + j * C
     note, mine = record + (x * nc + j) * (C * WIDTH), notes + (x * nc + j) * (C * NOTES)
     here = states + (j * N.to(tl.int64) + x) * (4 * D * E)
-    gain_row, bias_row = load_slow(gain, bias, cols, D, NORM)
     q = load_tile(q_start + first, rows, cols, stride_t, left, D)
     k = load_tile(k_start + first, rows, cols, stride_t, left, D)
     theta1 = load_tokens(theta_start, rows, left)
     b1, f1, G1 = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
     b2, f2, G2 = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
     # the reads once more, up to the last layer's output
-    raw1, raw2 = product(q, tl.trans(k), k, PRECISION), tl.zeros((BC, BC), tl.float32)
-    x2 = tl.zeros((BC, BD), tl.float32)
+    scores1 = narrow(product(q, tl.trans(k), k, PRECISION) * -G1, k)
+    x2, raw2 = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BC), tl.float32)
     for e in range(0, E, BE):
         units = e + tl.arange(0, BE)
         x1, a2 = read_hidden(
-            q, k, raw1 * G1, theta1, b1, f1, here, note, rows, cols, units, left, D, E, ACTIVATION, PRECISION
+            q, k, scores1, theta1, b1, f1, here, note, rows, cols, units, left, D, E, ACTIVATION, PRECISION
         )
         store_tile(mine, x1, rows, units, NOTES, left, E)
         h = activate(x1, ACTIVATION)
-        raw2 += product(h, tl.trans(a2), k, PRECISION)
+        raw2 = add_product(raw2, h, tl.trans(a2), k, PRECISION)
         if NORM:
-            x2 += b2[:, None] * product(h, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
-            x2 += f2[:, None] * product(h, load_tile(here + 3 * D * E, units, cols, D, E, D), k, PRECISION)
+            x2 = add_product(x2, b2[:, None] * h, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
+            x2 = add_product(x2, f2[:, None] * h, load_tile(here + 3 * D * E, units, cols, D, E, D), k, PRECISION)
     # through the last layer
-    z2 = load_tile(note + 2 * E, rows, cols, WIDTH, left, D)
-    v = load_tile(v_start + first, rows, cols, stride_t, left, D)
-    s2 = last_delta(z2, k.to(tl.float32), v.to(tl.float32), gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)
+    scores2 = narrow(raw2 * -G2, k)
+    s2 = load_tile(note + 2 * E + D, rows, cols, WIDTH, left, D)
     s2 *= load_tokens(theta_start + layer * stride_theta, rows, left)[:, None]
     dx2 = load_tile(dy_start + first, rows, cols, stride_t, left, D).to(tl.float32)
     if NORM:
-        x2 -= product(raw2 * G2, s2, k, PRECISION)
+        x2 = add_product(x2, scores2, s2, k, PRECISION)
+        gain_row, _ = load_slow(gain, gain, cols, D, NORM)
         dx2, d_gain, d_bias = pull(dx2, x2, gain_row, cols, eps, D)
         added = slow + (j * N.to(tl.int64) + x) * (4 * D) + cols
         tl.store(added, d_gain, mask=cols < D)
         tl.store(added + D, d_bias, mask=cols < D)
     store_tile(mine + 4 * E + D, dx2, rows, cols, NOTES, left, D)
-    store_tile(mine + 4 * E, -product(tl.trans(raw2 * G2), dx2, k, PRECISION), rows, cols, NOTES, left, D)  # ds2
+    ds2 = product(tl.trans(scores2), dx2, k, PRECISION)
+    store_tile(mine + 4 * E, ds2, rows, cols, NOTES, left, D)
     from_s2 = product(dx2, tl.trans(s2), k, PRECISION)
+    store_tile(dG_start + ((x + layer) * nc + j) * C * C, -from_s2 * raw2, rows, rows, C, C, C)
+    d_scores2, dx2 = narrow(from_s2 * -G2, k), narrow(dx2, k)
     db2, df2, from_s1 = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32), tl.zeros((BC, BC), tl.float32)
     from_W1, from_P1 = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BD), tl.float32)
     tl.debug_barrier()  # x1 is read again, by other threads
     for e in range(0, E, BE):
         units = e + tl.arange(0, BE)
         x1, z1 = load_tile(mine, rows, units, NOTES, left, E), load_tile(note, rows, units, WIDTH, left, E)
-        s1 = theta1[:, None] * load_tile(note + E, rows, units, WIDTH, left, E) * slope(z1, ACTIVATION)
         h, a2 = activate(x1, ACTIVATION), activate(z1, ACTIVATION)
         from_W2 = product(dx2, tl.trans(load_tile(here + D * E, units, cols, D, E, D)), k, PRECISION)
         from_P2 = product(dx2, tl.trans(load_tile(here + 3 * D * E, units, cols, D, E, D)), k, PRECISION)
         db2 += tl.sum(from_W2 * h, 1)
         df2 += tl.sum(from_P2 * h, 1)
-        dh = b2[:, None] * from_W2 + f2[:, None] * from_P2 - product(from_s2 * G2, a2, k, PRECISION)
+        dh = add_product(b2[:, None] * from_W2 + f2[:, None] * from_P2, d_scores2, a2, k, PRECISION)
         dx1 = dh * slope(x1, ACTIVATION)
+        da2, ds1 = product(tl.trans(d_scores2), h, k, PRECISION), product(tl.trans(scores1), dx1, k, PRECISION)
+        store_tile(mine, h, rows, units, NOTES, left, E)
         store_tile(mine + E, dx1, rows, units, NOTES, left, E)
-        store_tile(mine + 2 * E, -product(tl.trans(raw1 * G1), dx1, k, PRECISION), rows, units, NOTES, left, E)  # ds1
-        store_tile(mine + 3 * E, -product(tl.trans(from_s2 * G2), h, k, PRECISION), rows, units, NOTES, left, E)  # da2
-        from_s1 += product(dx1, tl.trans(s1), k, PRECISION)
-        from_W1 += product(dx1, tl.trans(load_tile(here, cols, units, E, D, E)), k, PRECISION)
-        from_P1 += product(dx1, tl.trans(load_tile(here + 2 * D * E, cols, units, E, D, E)), k, PRECISION)
+        store_tile(mine + 2 * E, ds1, rows, units, NOTES, left, E)
+        store_tile(mine + 3 * E, da2, rows, units, NOTES, left, E)
+        s1 = theta1[:, None] * load_tile(note + E, rows, units, WIDTH, left, E) * slope(z1, ACTIVATION)
+        W1, P1 = load_tile(here, cols, units, E, D, E), load_tile(here + 2 * D * E, cols, units, E, D, E)
+        from_s1 = add_product(from_s1, dx1, tl.trans(s1), k, PRECISION)
+        from_W1 = add_product(from_W1, dx1, tl.trans(W1), k, PRECISION)
+        from_P1 = add_product(from_P1, dx1, tl.trans(P1), k, PRECISION)
     # to the queries, the keys and the gates
-    dq = b1[:, None] * from_W1 + f1[:, None] * from_P1 - product(from_s1 * G1, k, k, PRECISION)
+    dG1 = -from_s1 * product(q, tl.trans(k), k, PRECISION)
+    d_scores1 = narrow(from_s1 * -G1, k)
+    dq = add_product(b1[:, None] * from_W1 + f1[:, None] * from_P1, d_scores1, k, k, PRECISION)
     if RESIDUAL:
         dq += load_tile(dy_start + first, rows, cols, stride_t, left, D)
     store_tile(dq_start + first, dq, rows, cols, stride_t, left, D)
-    dk = -product(tl.trans(from_s1 * G1), q, k, PRECISION)
+    dk = product(tl.trans(d_scores1), q, k, PRECISION)
     store_tile(mine + 4 * E + 2 * D, dk, rows, cols, NOTES, left, D)
+    place, place2 = (x * nc + j) * C, ((x + layer) * nc + j) * C
     db1, df1 = tl.sum(from_W1 * q.to(tl.float32), 1), tl.sum(from_P1 * q.to(tl.float32), 1)
-    dG1, dG2 = -from_s1 * raw1, -from_s2 * raw2
-    if LAYERS == 1:
-        db1, df1, dG1 = db1 + db2, df1 + df2, dG1 + dG2
+    if LAYERS == 1:  # one set of gates for both layers; the second's part was written before the loop
+        db1, df1, dG1 = db1 + db2, df1 + df2, dG1 + load_tile(dG_start + place * C, rows, rows, C, C, C)
     else:
-        store_read(dG_start, db_start, df_start, db2, df2, dG2, (x + layer) * nc + j, rows, C)
-    store_read(dG_start, db_start, df_start, db1, df1, dG1, x * nc + j, rows, C)
+        tl.store(db_start + place2 + rows, db2, mask=rows < C)
+        tl.store(df_start + place2 + rows, df2, mask=rows < C)
+    tl.store(db_start + place + rows, db1, mask=rows < C)
+    tl.store(df_start + place + rows, df1, mask=rows < C)
+    store_tile(dG_start + place * C, dG1, rows, rows, C, C, C)
 
 
 @triton.jit
@@ -151,7 +154,7 @@ def mlp_keys_backward(
     """Finish the gradients at the keys of one chunk and at what its end keeps of its start."""
     j, x = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rows, cols = tl.arange(0, BC), tl.arange(0, BD)
-    WIDTH: tl.constexpr = 2 * E + D
+    WIDTH: tl.constexpr = 2 * E + 2 * D
     NOTES: tl.constexpr = 4 * E + 3 * D
     left = tl.minimum(C, T - start - j * C)
     first = (x // H) * stride_b + (x % H) * stride_h + (start + j * C).to(tl.int64) * stride_t
@@ -171,7 +174,7 @@ def mlp_keys_backward(
         dz1 = load_tile(mine + 3 * E, rows, units, NOTES, left, E)
         W, P = load_tile(here, cols, units, E, D, E), load_tile(here + 2 * D * E, cols, units, E, D, E)
         dW, dP = load_tile(d_there, cols, units, E, D, E), load_tile(d_there + 2 * D * E, cols, units, E, D, E)
-        dk += product(dz1, tl.trans(W), like, PRECISION)
+        dk = add_product(dk, dz1, tl.trans(W), like, PRECISION)
         dk -= G1[:, None] * product(s1, tl.trans(dW), like, PRECISION)
         dk -= n1[:, None] * product(s1, tl.trans(dP), like, PRECISION)
         db, df, dm = inner_products(W, P, dW, dP)

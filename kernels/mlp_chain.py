@@ -11,8 +11,8 @@ import triton.language as tl
 from titans_mini.kernels.mlp_forward import RUNTIME
 from titans_mini.kernels.mlp_tiles import (
     activate,
+    add_product,
     bend,
-    last_delta,
     load_end,
     load_read,
     load_slow,
@@ -46,7 +46,7 @@ def mlp_chain_backward(
     x = tl.program_id(0).to(tl.int64)
     rows, cols = tl.arange(0, BC), tl.arange(0, BD)
     layer = (LAYERS - 1) * N
-    WIDTH: tl.constexpr = 2 * E + D
+    WIDTH: tl.constexpr = 2 * E + 2 * D
     NOTES: tl.constexpr = 4 * E + 3 * D
     step = N.to(tl.int64) * (4 * D * E)
     gain_row, bias_row = load_slow(gain, bias, cols, D, NORM)
@@ -59,8 +59,6 @@ def mlp_chain_backward(
         slot = x * (4 * D * E) + j * step
         here, d_here, d_there = states + slot, d_states + slot, d_states + slot + step
         k = load_tile(k_start + first, rows, cols, stride_t, left, D)
-        v = load_tile(v_start + first, rows, cols, stride_t, left, D).to(tl.float32)
-        k_wide = k.to(tl.float32)
         theta1 = load_tokens(theta + theta_place, rows, left)
         theta2 = load_tokens(theta + theta_place + layer * stride_theta, rows, left)
         b1, f1, m1, G1, n1 = load_end(G, b, f, n, m, x * nc + j, rows, C, N_ROWS)
@@ -83,11 +81,10 @@ def mlp_chain_backward(
             d_theta1 += tl.sum(ds1 * delta1, 1)
             u1 = theta1[:, None] * ds1
             store_tile(mine + 2 * E, u1, rows, units, NOTES, left, E)
-            u2 += product(u1 * steep, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
-            from_W += product(a2, load_tile(d_there + D * E, units, cols, D, E, D), k, PRECISION)
-            from_P += product(a2, load_tile(d_there + 3 * D * E, units, cols, D, E, D), k, PRECISION)
-        z2 = load_tile(note + 2 * E, rows, cols, WIDTH, left, D)
-        delta = last_delta(z2, k_wide, v, gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)
+            u2 = add_product(u2, u1 * steep, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
+            from_W = add_product(from_W, a2, load_tile(d_there + D * E, units, cols, D, E, D), k, PRECISION)
+            from_P = add_product(from_P, a2, load_tile(d_there + 3 * D * E, units, cols, D, E, D), k, PRECISION)
+        delta = load_tile(note + 2 * E + D, rows, cols, WIDTH, left, D)
         s2 = theta2[:, None] * delta
         ds2 = load_tile(mine + 4 * E, rows, cols, NOTES, left, D)
         ds2 -= G2[:, None] * from_W + n2[:, None] * from_P
@@ -102,7 +99,11 @@ def mlp_chain_backward(
         u2 += theta2[:, None] * ds2
         dz2, d_error = 2 * u2, 2 * u2
         if NORM:
-            dz2, d_error, d_gain, d_bias = pull_again(u2, z2, k_wide, v, gain_row, bias_row, cols, eps, D, RESIDUAL)
+            z2 = load_tile(note + 2 * E, rows, cols, WIDTH, left, D)
+            v = load_tile(v_start + first, rows, cols, stride_t, left, D).to(tl.float32)
+            dz2, d_error, d_gain, d_bias = pull_again(
+                u2, delta, z2, k.to(tl.float32), v, gain_row, bias_row, cols, eps, D, RESIDUAL
+            )
             added = slow + (j * N.to(tl.int64) + x) * (4 * D) + 2 * D + cols
             tl.store(added, d_gain, mask=cols < D)
             tl.store(added + D, d_bias, mask=cols < D)
@@ -120,26 +121,27 @@ def mlp_chain_backward(
             units = e + tl.arange(0, BE)
             z1, u1 = load_tile(note, rows, units, WIDTH, left, E), load_tile(mine + 2 * E, rows, units, NOTES, left, E)
             steep, a2 = slope(z1, ACTIVATION), activate(z1, ACTIVATION)
-            h = activate(load_tile(mine, rows, units, NOTES, left, E), ACTIVATION)
+            h = load_tile(mine, rows, units, NOTES, left, E)
             W2 = load_tile(here + D * E, units, cols, D, E, D)
             dW = load_tile(d_there + D * E, units, cols, D, E, D)
             dP = load_tile(d_there + 3 * D * E, units, cols, D, E, D)
-            da2 = load_tile(mine + 3 * E, rows, units, NOTES, left, E) + product(dz2, tl.trans(W2), k, PRECISION)
+            da2 = add_product(load_tile(mine + 3 * E, rows, units, NOTES, left, E), dz2, tl.trans(W2), k, PRECISION)
             da2 -= G2[:, None] * product(s2, tl.trans(dW), k, PRECISION)
             da2 -= n2[:, None] * product(s2, tl.trans(dP), k, PRECISION)
             dz1 = bend(z1, ACTIVATION) * load_tile(note + E, rows, units, WIDTH, left, E) * u1 + da2 * steep
             store_tile(mine + 3 * E, dz1, rows, units, NOTES, left, E)
-            dP = m2 * dP + f2 * dW + product(tl.trans(h), read_f2[:, None] * dx2, k, PRECISION)
-            dW = b2 * dW + product(tl.trans(h), read_b2[:, None] * dx2, k, PRECISION)
-            dW += product(tl.trans(u1 * steep), delta, k, PRECISION) + product(tl.trans(a2), dz2, k, PRECISION)
+            dP = add_product(m2 * dP + f2 * dW, tl.trans(h), read_f2[:, None] * dx2, k, PRECISION)
+            dW = add_product(b2 * dW, tl.trans(h), read_b2[:, None] * dx2, k, PRECISION)
+            dW = add_product(dW, tl.trans(u1 * steep), delta, k, PRECISION)
+            dW = add_product(dW, tl.trans(a2), dz2, k, PRECISION)
             store_tile(d_here + D * E, dW, units, cols, D, E, D)
             store_tile(d_here + 3 * D * E, dP, units, cols, D, E, D)
             dx1 = load_tile(mine + E, rows, units, NOTES, left, E)
             dW = load_tile(d_there, cols, units, E, D, E)
             dP = load_tile(d_there + 2 * D * E, cols, units, E, D, E)
-            dP = m1 * dP + f1 * dW + product(tl.trans(q), read_f1[:, None] * dx1, k, PRECISION)
-            dW = b1 * dW + product(tl.trans(q), read_b1[:, None] * dx1, k, PRECISION)
-            dW += product(tl.trans(k), dz1, k, PRECISION)
+            dP = add_product(m1 * dP + f1 * dW, tl.trans(q), read_f1[:, None] * dx1, k, PRECISION)
+            dW = add_product(b1 * dW, tl.trans(q), read_b1[:, None] * dx1, k, PRECISION)
+            dW = add_product(dW, tl.trans(k), dz1, k, PRECISION)
             store_tile(d_here, dW, cols, units, E, D, E)
             store_tile(d_here + 2 * D * E, dP, cols, units, E, D, E)
         tl.debug_barrier()  # the chunk before starts from what was just written
