@@ -9,8 +9,9 @@ from titans_mini.data.recall import RecallBatch, RecallTask
 from titans_mini.data.ruler import needles
 from titans_mini.data.stories import make_stories
 from titans_mini.data.stream import text_stream
-from titans_mini.data.text import code, encode, english, to_bytes, vocabulary
+from titans_mini.data.text import StreamBatch, Streams, code, encode, english, held_out, to_bytes, vocabulary
 from titans_mini.data.tokens import BYTES, Tokenizer, gpt2, split_sentences
+from titans_mini.data.tracking import ParityTask, PermutationTask, TrackingBatch
 
 __all__ = [
     "BYTES",
@@ -20,10 +21,15 @@ __all__ = [
     "BabilongSample",
     "NeedleSample",
     "NeedleTask",
+    "ParityTask",
+    "PermutationTask",
     "RecallBatch",
     "RecallTask",
     "Story",
+    "StreamBatch",
+    "Streams",
     "Tokenizer",
+    "TrackingBatch",
     "babi_qa1",
     "babilong",
     "babilong_correct",
@@ -34,6 +40,7 @@ __all__ = [
     "english",
     "fetch",
     "gpt2",
+    "held_out",
     "last_room",
     "make_stories",
     "needles",

@@ -1,4 +1,4 @@
-"""Real text without a download: the English and the code that ship with Python itself."""
+"""Real text without a download: the English and the code that ship with Python itself; and text read in batches."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import ast
 import importlib
 import inspect
 import re
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+from titans_mini.data.seeds import generator
+
+Text = TypeVar("Text", str, Tensor)
 
 TOPICS = ("truth", "while", "assert", "import", "with", "yield")  # prose in every Python since 3.10
 
@@ -93,3 +99,75 @@ def encode(text: str, vocabulary: str) -> Tensor:
             f"got the character {unknown!r}, expected one of {vocabulary!r}: build it from all of your text"
         )
     return torch.tensor([index[character] for character in text], dtype=torch.int64)
+
+
+def held_out(text: Text, share: float = 0.1) -> tuple[Text, Text]:
+    """Cut a text in two: what to learn from, and its end, which is held out.
+
+    One cut and no shuffling, so that nothing of the second part stands near anything of the first.
+
+    Args:
+        text: a string, or its ids (N,).
+        share: of the second part.
+
+    Raises:
+        ValueError: if a part would be empty.
+    """
+    cut = len(text) - round(len(text) * share)
+    if not 0 < cut < len(text):
+        raise ValueError(f"held_out: got {len(text)} and share={share}, expected two parts that are not empty")
+    return text[:cut], text[cut:]
+
+
+class StreamBatch(NamedTuple):
+    """A stretch of B streams.
+
+    Attributes:
+        tokens: (B, T) int64, what the model reads.
+        targets: (B, T) int64, the token after each.
+        fresh: whether the streams begin here; if not, go on with the state of the batch before.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    fresh: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Streams:
+    """One text read by B readers at once, each his own part from front to back: for truncated backpropagation.
+
+    Row b of batch i + 1 goes on where row b of batch i stopped, so a state can be carried along. After a pass the parts
+    begin at another place and are dealt out anew. Batch number i is a function of i and the seed alone.
+
+    Raises:
+        ValueError: if the text is too short for one stretch a row.
+    """
+
+    ids: Tensor  # (N,) integers, the text
+    batch: int  # rows B
+    length: int  # tokens T of a stretch
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a text that is too short."""
+        if self.ids.dim() != 1 or min(self.batch, self.length) < 1 or self.steps < 1:
+            raise ValueError(
+                f"Streams: got ids {tuple(self.ids.shape)}, batch={self.batch}, length={self.length}, expected (N,) "
+                "with N > batch · length, both ≥ 1: each row needs a stretch of its own and a token after it"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Count the batches of one pass."""
+        return (len(self.ids) - 1) // (self.batch * self.length)
+
+    def __call__(self, index: int) -> StreamBatch:
+        """Read batch number `index`."""
+        number, step = divmod(index, self.steps)
+        part = self.steps * self.length  # tokens of a row's part
+        g = generator(self.seed, number)
+        shift = torch.randint(len(self.ids) - self.batch * part, (1,), generator=g)
+        start = shift + part * torch.randperm(self.batch, generator=g) + step * self.length
+        piece = self.ids[start[:, None] + torch.arange(self.length + 1)].long()
+        return StreamBatch(piece[:, :-1], piece[:, 1:], step == 0)
