@@ -13,6 +13,7 @@ from titans_mini import MemoryNet
 from titans_mini.chunk import Chunk, anchored_steps
 from titans_mini.decay import Gates
 from titans_mini.derivatives import ACTIVATIONS, norm_pull, norm_pull_backward
+from titans_mini.stack import Twice
 
 SIGMA = {"gelu": F.gelu, "silu": F.silu, "relu": torch.relu, "tanh": torch.tanh}
 
@@ -61,6 +62,15 @@ def test_it_computes_what_it_says(activation, residual, norm):
     assert difference(net(W, x), x + y if residual else y) < 1e-13
 
 
+def _outputs(net, W, k):
+    """Each layer's output at the keys."""
+    z, h = [], k
+    for w in W:
+        z.append(h @ w)
+        h = SIGMA[net.activation](z[-1])
+    return (z,)
+
+
 @pytest.mark.parametrize("activation", SIGMA)
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize(("residual", "norm"), [(False, False), (True, False), (False, True), (True, True)])
@@ -68,10 +78,14 @@ def test_gradients_by_hand_equal_autograd(activation, depth, residual, norm):
     net = network(D=3, depth=depth, residual=residual, norm=norm, activation=activation)
     W = [w.requires_grad_() for w in start(net, B=1, H=2).weights]
     k, v = torch.randn(2, 1, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    one = Gates(*[torch.ones(2, 4, 1, dtype=torch.float64)] * 9)
+    two = Gates(*[torch.full((2, 4, 1), 2.0, dtype=torch.float64)] * 6)  # 2θ with θ = 1
     flat = [x.flatten(0, 1) for x in (k, v)]
-    steps = anchored_steps(net, Chunk(flat[0], *flat, [one]), [w.flatten(0, 1) for w in W])
-    a, delta = ([x.unflatten(0, (1, 2)) for x in xs] for xs in (steps.a, steps.delta))
+    steps = anchored_steps(net, Chunk(flat[0], *flat, [two], Twice()), [w.flatten(0, 1) for w in W])
+    a, minus_delta = ([x.unflatten(0, (1, 2)) for x in xs] for xs in (steps.a, steps.w))
+    delta = [-x for x in minus_delta]
+    by_network, _ = net.deltas(*_outputs(net, W, k), k, v, W)
+    for x, y in zip(delta, by_network, strict=True):
+        assert difference(x, y) < 1e-12
     assert [x.shape[-1] for x in a] == [i for i, _ in net.shapes]
     assert [x.shape[-1] for x in delta] == [o for _, o in net.shapes]
     for t in range(4):

@@ -10,7 +10,6 @@ import titans_mini.functional
 import titans_mini.network
 import titans_mini.recurrence
 from tests import test_errors, test_gradients, test_parity, test_recurrence
-from titans_mini.network import MemoryNet
 
 chunk, chunk_backward, chunked = titans_mini.chunk, titans_mini.chunk_backward, titans_mini.chunked
 recurrence, functional = titans_mini.recurrence, titans_mini.functional
@@ -46,7 +45,8 @@ def no_shift(patch):
 
 def no_start_momentum(patch):
     """The term f_t S₀ is dropped."""
-    gates_where(patch, lambda right, *z: (g := right(*z))._replace(f=0 * g.f, f_end=0 * g.f_end))
+    only_b = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
+    gates_where(patch, lambda right, *z: (g := right(*z))._replace(reads=g.reads * only_b, f_end=0 * g.f_end))
 
 
 def momentum_is_forgotten_too(patch):
@@ -78,9 +78,9 @@ def anchor_refreshed_late(patch):
     """Every chunk of a call keeps the first one's anchor."""
     first = []
 
-    def wrong(net, c, M, S, at, known=None, slopes=False, right=chunked.run_chunk):
-        first.append(at)
-        return right(net, c, M, S, first[0], known)
+    def wrong(net, c, Z, at, right=chunked.run_chunk, **options):
+        first.append([w.clone() for w in at])  # stacks are written over
+        return right(net, c, Z, first[0], **options)
 
     patch.setattr(chunked, "run_chunk", wrong)
 
@@ -110,34 +110,29 @@ def layer_norm_without_its_mean(patch):
 def residual_not_in_the_gradient(patch):
     """δ is taken for M(k) without its residual."""
 
-    def wrong(self, z, k, v, weights, slopes=None, right=MemoryNet.deltas):
-        return right(self, z, k, v + k if self.residual else v, weights)
+    def wrong(net, c, *z, right=chunk.anchored_steps):
+        return right(net, c._replace(v=c.v + c.k), *z)
 
-    patch.setattr(MemoryNet, "deltas", wrong)
+    patch.setattr(chunk, "anchored_steps", wrong)
 
 
 def a_half_in_the_loss(patch):
     """½‖M(k) − v‖²: the gradient without its 2."""
-
-    def wrong(self, *z, right=MemoryNet.deltas):
-        delta, pulled = right(self, *z)
-        return [d / 2 for d in delta], pulled
-
-    patch.setattr(MemoryNet, "deltas", wrong)
+    gates_where(patch, lambda right, *z: (g := right(*z))._replace(step=g.step / 2))
 
 
 def online_with_G_of_the_same_row(patch):
     """The system of the online rule uses row t of G, b, f instead of row t − 1."""
     gates_where(
         patch,
-        lambda right, *z: (g := right(*z))._replace(b_before=g.b, f_before=g.f, G_before=g.G),
+        lambda right, *z: (g := right(*z))._replace(before=g.reads, G_before=g.G),
     )
 
 
 def online_errors_that_ignore_each_other(patch):
     """The triangular system is left out: every error is taken at the chunk's start."""
 
-    def wrong(k, theta, G_before):
+    def wrong(k, step, G_before):
         return torch.eye(k.shape[-2], dtype=k.dtype).expand(*k.shape[:-1], k.shape[-2])
 
     patch.setattr(chunked, "online_inverse", wrong)
@@ -224,15 +219,15 @@ def test_the_oracle_notices(mistake, monkeypatch):
 # -- mistakes in the backward pass, in what is refused, and in a mask that lets the future in -------------------------
 
 
-def without(patch, place, name):
+def without(patch, place, part):
     """Leave one part of the backward pass out: what it adds in place is lost."""
     right = getattr(chunk_backward, place)
 
     def wrong(*arguments):
         out = arguments[-1]
-        before = [x.clone() for x in getattr(out, name)]
+        before = [x.clone() for x in part(out)]
         result = right(*arguments)
-        for x, old in zip(getattr(out, name), before, strict=True):
+        for x, old in zip(part(out), before, strict=True):
             x.copy_(old)
         return result
 
@@ -240,11 +235,11 @@ def without(patch, place, name):
 
 
 def no_gradient_through_the_anchor(patch):
-    without(patch, "_anchored_steps", "at")
+    without(patch, "_anchored_steps", lambda out: [z.W for z in out.Z])
 
 
 def no_gradient_from_reads_to_the_momentum(patch):
-    without(patch, "_reads", "S")
+    without(patch, "_reads", lambda out: [z.P for z in out.Z])
 
 
 def no_second_derivative_of_the_activation(patch):
@@ -261,11 +256,11 @@ def norm_pulled_back_once_only(patch):
 
 
 def no_gradient_through_the_products_of_eta(patch):
-    def wrong(*z, right=chunked.fill_rows_backward):
+    def wrong(*z, right=chunked.fill_table_backward):
         d_alpha, d_eta = right(*z)
         return d_alpha, 0 * d_eta
 
-    patch.setattr(chunked, "fill_rows_backward", wrong)
+    patch.setattr(chunked, "fill_table_backward", wrong)
 
 
 BACKWARD = [

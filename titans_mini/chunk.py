@@ -2,9 +2,10 @@
 
 Heads and batch are one axis N here: every product is a `bmm`, small enough to stay in the processor's cache.
 A chunk has three parts, and `chunk_backward` holds the derivative of each:
-  steps   the writes of all tokens as rank-one factors: token j writes −a_jᵀ s_j, with s = θδ
-  read    z_t = b_t h W + f_t h P − Σ_{j≤t} G_tj (h·a_j) s_j, layer by layer
-  finish  W = b_C W + f_C P − aᵀ(G_C ∘ s),  P = m_C P − aᵀ(n_C ∘ s)
+  steps   the writes of all tokens as rank-one factors: token j writes a_jᵀ w_j, with w = −θδ
+  read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j, layer by layer
+  finish  W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w),  P = m_C P₀ + aᵀ(n_C ∘ w)
+The weights W and the momentum P of a layer are one `Stack`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from titans_mini.decay import Gates
 from titans_mini.derivatives import ACTIVATIONS
 from titans_mini.network import MemoryNet
+from titans_mini.stack import Stack, Twice
 
 Matrices = list[Tensor]  # one (N, in, out) for each layer
 
@@ -28,6 +30,7 @@ class Chunk(NamedTuple):
     k: Tensor
     v: Tensor
     gates: list[Gates]  # one, or one for each layer
+    twice: Twice  # shared by all chunks of a run
     inverse: Tensor | None = None  # (N, c, c), see online_inverse
 
     def of_layer(self, layer: int) -> Gates:
@@ -36,16 +39,15 @@ class Chunk(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The writes of a chunk, and what their derivative needs again.
+    """The writes of a chunk: token j adds a_jᵀ w_j to each layer. The rest is for their derivative, where announced."""
 
-    `a` are L tensors (N, c, in), what each layer sees; `s` are L tensors (N, c, out), θδ.
-    """
-
-    a: list[Tensor]
-    s: list[Tensor]
-    z: list[Tensor]  # anchored rule: each layer's output at the anchor; online rule: the wrong guesses
-    delta: list[Tensor]  # anchored rule only, like pulled: see MemoryNet.deltas
-    pulled: list[Tensor]
+    a: list[Tensor]  # L tensors (N, c, in), what each layer sees
+    w: list[Tensor]  # L tensors (N, c, out), −θδ
+    z: list[Tensor]  # anchored rule: each layer's output at the anchor, but without a norm the last one is `error`
+    error: Tensor | None  # (N, c, D), v − M(k)
+    top: Tensor | None  # anchored rule: −½ ∂ℓ/∂z of the last layer
+    delta: list[Tensor]  # the same for all layers; where they share their gates, 2θ is in it already
+    pulled: list[Tensor]  # see MemoryNet.pull_down
     slopes: list[Tensor]  # σ′(z) below the last layer, where the derivative was announced
 
 
@@ -58,7 +60,7 @@ def anchored_steps(
         net: the memory's network.
         c: the chunk.
         at: L tensors (N, in, out), the anchor.
-        z: each layer's output at the anchor where it is known already.
+        z: `z` of an earlier run of the same chunk.
         slopes: whether the derivative follows, which uses each σ′ three times.
 
     Returns:
@@ -68,28 +70,37 @@ def anchored_steps(
     """
     act = ACTIVATIONS[net.activation]
     a, known, z = [c.k], z, []
-    for layer, W in enumerate(at):
-        z.append(known[layer] if known else torch.bmm(a[layer], W))
-        if layer < net.depth - 1:
-            a.append(act.sigma(z[layer]))
+    for W in at[:-1]:
+        z.append(known[len(z)] if known else torch.bmm(a[-1], W))
+        a.append(act.sigma(z[-1]))
+    z.append(known[-1] if known else _last(net, c, a[-1], at[-1]))
+    error = c.v - net.finish(z[-1], c.k) if net.norm else z[-1]
+    top, shared = net.last_delta(error, z[-1]), len(c.gates) == 1
     slope = [act.slope(x) for x in z[:-1]] if slopes else []
-    delta, pulled = net.deltas(z, c.k, c.v, at, slope)
-    s = [c.of_layer(layer).theta * d for layer, d in enumerate(delta)]
-    return Steps(a, s, z, delta, pulled, slope)
+    delta, pulled = net.pull_down(c.gates[0].step * top if shared else top, z, at, slope)
+    w = delta if shared else [g.step * d for g, d in zip(c.gates, delta, strict=True)]
+    return Steps(a, w, z, error, top, delta, pulled, slope)
 
 
-def online_steps(net: MemoryNet, c: Chunk, M: Matrices, S: Matrices, z: list[Tensor] | None = None) -> Steps:
+def _last(net: MemoryNet, c: Chunk, a: Tensor, W: Tensor) -> Tensor:
+    """Compute the last layer's output; without a norm the error, in the same product."""
+    if net.norm:
+        return torch.bmm(a, W)
+    error = torch.baddbmm(c.v, a, W, alpha=-1)
+    return error.sub_(c.k) if net.residual else error
+
+
+def online_steps(net: MemoryNet, c: Chunk, Z: list[Stack], z: list[Tensor] | None = None) -> Steps:
     """Find what every token writes when each gradient is taken at M_{t−1}: a matrix memory's exact online rule.
 
-    Each error depends on the errors before it, linearly: (I + diag(2θ) tril₋₁(K Kᵀ ∘ G₋)) s = 2θ ∘ (guess − v), where
+    Each error depends on the errors before it, linearly: (I + diag(2θ) tril₋₁(K Kᵀ ∘ G₋)) w = 2θ ∘ (v − guess), where
     guess = b₋ ∘ K W + f₋ ∘ K P ignores the writes of this chunk. The inverse does not depend on the memory.
 
     Args:
         net: the memory's network, linear in its input.
         c: the chunk, with its inverse.
-        M: one tensor (N, D, D), the memory at the chunk's start.
-        S: one tensor (N, D, D), the momentum there.
-        z: the wrong guesses where they are known already.
+        Z: one stack, memory and momentum at the chunk's start.
+        z: the errors of the guesses where they are known already.
 
     Returns:
         The rank-one factors of all writes.
@@ -98,17 +109,17 @@ def online_steps(net: MemoryNet, c: Chunk, M: Matrices, S: Matrices, z: list[Ten
     """
     g = c.gates[0]
     if z is None:
-        wrong = torch.baddbmm(c.v, g.b_before * c.k, M[0], beta=-1).baddbmm_(g.f_before * c.k, S[0])
-        z = [wrong + c.k if net.residual else wrong]
-    return Steps([c.k], [torch.bmm(c.inverse, 2 * g.theta * z[0])], z, [], [], [])
+        error = torch.baddbmm(c.v, c.twice(c.k, g.before), Z[0].whole, alpha=-1)
+        z = [error.sub_(c.k) if net.residual else error]
+    return Steps([c.k], [torch.bmm(c.inverse, g.step * z[0])], z, z[0], None, [], [], [])
 
 
-def online_inverse(k: Tensor, theta: Tensor, G_before: Tensor) -> Tensor:
+def online_inverse(k: Tensor, step: Tensor, G_before: Tensor) -> Tensor:
     """Invert the triangular systems of many chunks at once, before the sequential pass.
 
     Args:
         k: (…, c, D) keys.
-        theta: (…, c, 1) step sizes.
+        step: (…, c, 1), 2θ.
         G_before: (…, c, c) coefficients one token earlier.
 
     Returns:
@@ -116,20 +127,23 @@ def online_inverse(k: Tensor, theta: Tensor, G_before: Tensor) -> Tensor:
 
     Built in: notebooks/06 · Paper: eq. 13–14
     """
-    system = (2 * theta) * ((k @ k.mT) * G_before).tril_(-1)
+    system = (k @ k.mT).mul_(G_before).mul_(step)  # only what is below its diagonal is looked at
     unit = torch.eye(system.shape[-1], dtype=k.dtype, device=k.device).expand_as(system)
-    return torch.linalg.solve_triangular(system, unit, upper=False, unitriangular=True)
+    # X A = I and not A X = I: the same inverse, without turning the rows around for LAPACK
+    return torch.linalg.solve_triangular(system, unit, upper=False, left=False, unitriangular=True)
 
 
-def read_chunk(net: MemoryNet, c: Chunk, steps: Steps, M: Matrices, S: Matrices) -> tuple[Tensor, list[Tensor]]:
+def read_chunk(
+    net: MemoryNet, c: Chunk, steps: Steps, Z: list[Stack], keep: bool = True
+) -> tuple[Tensor, list[Tensor]]:
     """Answer the queries of a chunk, each from the memory of its own token.
 
     Args:
         net: the memory's network.
         c: the chunk.
         steps: its writes.
-        M: L tensors (N, in, out), the memory at the chunk's start.
-        S: L tensors (N, in, out), the momentum there.
+        Z: L stacks, memory and momentum at the chunk's start.
+        keep: whether the layers' outputs are wanted too; what is dropped early leaves its place in the cache.
 
     Returns:
         y (N, c, D), and each layer's output before its activation.
@@ -138,48 +152,47 @@ def read_chunk(net: MemoryNet, c: Chunk, steps: Steps, M: Matrices, S: Matrices)
     """
     sigma = ACTIVATIONS[net.activation].sigma
     h, out = c.q, []
-    for layer, (W, P) in enumerate(zip(M, S, strict=True)):
+    for layer, stack in enumerate(Z):
         g = c.of_layer(layer)
         scores = torch.bmm(h, steps.a[layer].mT).mul_(g.G)  # causal through G
-        z = torch.bmm(g.b * h, W).baddbmm_(g.f * h, P).baddbmm_(scores, steps.s[layer], alpha=-1)
-        out.append(z)
+        if stack.upright:
+            z = torch.bmm(c.twice(h, g.reads), stack.whole)
+        else:
+            of_W, of_P = torch.bmm(h, stack.whole.mT).chunk(2, 2)
+            b, f = g.reads.unbind(2)
+            z = (of_W * b).addcmul_(of_P, f)
+        z.baddbmm_(scores, steps.w[layer])
+        out += [z] if keep else []
         h = sigma(z) if layer < net.depth - 1 else z
     return net.finish(h, c.q), out
 
 
-def _scaled(a: Tensor, weight: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """Weigh each token's write on its narrower side: (N, c, in), (N, c, 1), (N, c, out)."""
-    return (weight * a, s) if a.shape[-1] <= s.shape[-1] else (a, weight * s)
-
-
-def end_chunk(c: Chunk, steps: Steps, M: Matrices, S: Matrices) -> tuple[Matrices, Matrices]:
+def end_chunk(c: Chunk, steps: Steps, Z: list[Stack], out: list[Stack] | None = None) -> list[Stack]:
     """Sum the rank-one writes of a chunk into the memory and the momentum.
 
     Args:
         c: the chunk.
         steps: its writes.
-        M: L tensors (N, in, out), the memory at the chunk's start.
-        S: L tensors (N, in, out), the momentum there.
+        Z: L stacks, memory and momentum at the chunk's start.
+        out: L stacks to be written over; new ones by default.
 
     Returns:
         Both at the chunk's end.
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    M_next, S_next = [], []
-    for layer, (W, P) in enumerate(zip(M, S, strict=True)):
-        g, a, s = c.of_layer(layer), steps.a[layer], steps.s[layer]
-        (a_G, s_G), (a_n, s_n) = (_scaled(a, x, s) for x in (g.G_end, g.n_end))
-        M_next.append((g.b_end * W).addcmul_(g.f_end, P).baddbmm_(a_G.mT, s_G, alpha=-1))
-        S_next.append((g.m_end * P).baddbmm_(a_n.mT, s_n, alpha=-1))
-    return M_next, S_next
+    out = out or [stack.like() for stack in Z]
+    for layer, (old, new) in enumerate(zip(Z, out, strict=True)):
+        g, a, w = c.of_layer(layer), steps.a[layer], steps.w[layer]
+        narrow, wide = (a, w) if old.upright else (w, a)
+        old.decay(g, new).whole.baddbmm_(c.twice(narrow, g.ends).mT, wide)
+    return out
 
 
 class Record(NamedTuple):
     """What the derivative of a chunk needs of its forward pass."""
 
-    M: Matrices  # at the chunk's start
-    S: Matrices
+    Z: list[Stack]  # at the chunk's start
     at: Matrices  # the anchor
     steps: Steps
     z: list[Tensor]  # of the reads; the last one is needed under a norm only
@@ -188,10 +201,10 @@ class Record(NamedTuple):
 def run_chunk(
     net: MemoryNet,
     c: Chunk,
-    M: Matrices,
-    S: Matrices,
+    Z: list[Stack],
     at: Matrices,
     known: tuple | None = None,
+    keep: bool = True,
     slopes: bool = False,
 ) -> tuple[Tensor, Record]:
     """Read and write one chunk, short of its end.
@@ -199,10 +212,10 @@ def run_chunk(
     Args:
         net: the memory's network.
         c: the chunk.
-        M: L tensors (N, in, out), the memory at the chunk's start.
-        S: L tensors (N, in, out), the momentum there.
+        Z: L stacks, memory and momentum at the chunk's start.
         at: L tensors (N, in, out), the anchor.
         known: the layers' outputs of an earlier run of the same chunk, of its steps and of its reads.
+        keep: whether the record holds more than the writes.
         slopes: whether `backward_chunk` follows.
 
     Returns:
@@ -214,6 +227,8 @@ def run_chunk(
     if c.inverse is None:
         steps = anchored_steps(net, c, at, z_steps, slopes)
     else:
-        steps = online_steps(net, c, M, S, z_steps)
-    y, z_read = read_chunk(net, c, steps, M, S) if z_read is None else (None, z_read)
-    return y, Record(M, S, at, steps, z_read)
+        steps = online_steps(net, c, Z, z_steps)
+    if not keep:
+        steps = Steps(steps.a, steps.w, [], None, None, [], [], [])
+    y, z_read = read_chunk(net, c, steps, Z, keep) if z_read is None else (None, z_read)
+    return y, Record(Z, at, steps, z_read)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from titans_mini.chunk import Chunk, Matrices, Record, end_chunk, online_inverse, run_chunk
 from titans_mini.chunk_backward import Grads, backward_chunk
-from titans_mini.decay import fill_rows_backward, multiply_gates, slice_gates
+from titans_mini.decay import fill_table_backward, multiply_gates, slice_gates
 from titans_mini.network import MemoryNet
+from titans_mini.stack import Stack, Twice
 from titans_mini.state import MemoryState
 
 SPAN = 4096  # tokens whose gates are multiplied up at once: enough to be fast, few enough to stay small
@@ -112,8 +113,7 @@ class _Run:
 class _Kept(NamedTuple):
     """What the backward pass keeps of a group: the state at its start and, of a group of one chunk, its products."""
 
-    M: Matrices
-    S: Matrices
+    Z: list[Tensor]  # stacked
     z: list[Tensor]  # each layer's output at the keys, then at the queries
 
 
@@ -122,27 +122,28 @@ class _Span(NamedTuple):
 
     start: int  # its first chunk
     gates: list[Tensor]  # alpha, eta, theta: (1 or L, N, chunks, c)
-    n: Tensor
-    G: Tensor
+    table: Tensor  # and the rows of n, where the backward pass asked for them: see `decay`
+    n: Tensor | None
     chunks: list[Chunk]
 
 
 def _spans(run: _Run, tensors: list[Tensor], backwards: bool = False) -> Iterator[_Span]:
     """Go through the sequence span by span."""
     q, k, v, *gates = tensors
-    count, size = q.shape[1:3]
+    (count, size), twice = q.shape[1:3], Twice()
     span = max(1, SPAN // size // run.group) * run.group
     starts = range(0, count, span)
     for start in reversed(starts) if backwards else starts:
         here = slice(start, min(start + span, count))
         raw = [x[:, :, here] for x in gates]
-        g, n, G = multiply_gates(*raw, run.read, run.online, keep_n=backwards)
+        g, table, n = multiply_gates(*raw, run.read, run.online, keep_n=backwards)
         inverse: list[Tensor | None] = [None] * (here.stop - start)
         if run.online:
-            inverse = list(online_inverse(k[:, here], g.theta[0], g.G_before[0]).unbind(1))
+            inverse = list(online_inverse(k[:, here], g.step[0], g.G_before[0]).unbind(1))
         qkv = (x[:, here].unbind(1) for x in (q, k, v))
         rows = zip(*qkv, g.chunks(), inverse, strict=True)
-        yield _Span(start, raw, n, G, [Chunk(*row) for row in rows])
+        chunks = [Chunk(*row, twice, inv) for *row, inv in rows]
+        yield _Span(start, raw, table, n, chunks)
 
 
 def _forward(
@@ -150,16 +151,21 @@ def _forward(
 ) -> tuple[Tensor, Matrices, Matrices]:
     """Run equal chunks one after the other; fill `kept` when a backward pass will follow."""
     y = torch.empty_like(tensors[2])  # (N, chunks, c, D), filled in place: a list of parts would hold it twice
+    Z, spare = [Stack.of(*pair) for pair in zip(M, S, strict=True)], None
+    keep = kept is not None and run.group == 1
     places = iter(y.unbind(1))
     for span in _spans(run, tensors):
         for i, c in enumerate(span.chunks, span.start):
-            at = M if i else at
-            y_c, r = run_chunk(run.net, c, M, S, at)
+            at = [z.W for z in Z] if i or not run.separate_anchor else at
+            y_c, r = run_chunk(run.net, c, Z, at, keep=keep)
             next(places).copy_(y_c)
             if kept is not None and i % run.group == 0:
-                kept.append(_Kept(M, S, [*r.steps.z, *_wanted(run.net, r.z)] if run.group == 1 else []))
-            M, S = end_chunk(c, r.steps, M, S)
-    return y, M, S
+                kept.append(_Kept([z.whole for z in Z], [*r.steps.z, *_wanted(run.net, r.z)] if keep else []))
+            if kept is None:  # nobody looks back: two sets of stacks take turns
+                Z, spare = end_chunk(c, r.steps, Z, spare), Z
+            else:
+                Z = end_chunk(c, r.steps, Z)
+    return y, [z.W.contiguous() for z in Z], [z.P.contiguous() for z in Z]
 
 
 def _wanted(net: MemoryNet, z: list[Tensor]) -> list[Tensor]:
@@ -228,33 +234,35 @@ def _backward(
     """Go back through a run of chunks: gradients at its tensors, M, S, the first anchor and the slow weights."""
     d_at = [torch.zeros_like(x) for x in dM]
     slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
-    out = Grads([], dM, dS, d_at, *(slow or (None, None)))
+    dZ = [Stack.of(*pair) for pair in zip(dM, dS, strict=True)]
+    out = Grads([], dZ, [z.like() for z in dZ], d_at if run.separate_anchor else None, *(slow or (None, None)))
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
     places = [x.unbind(1) for x in d_qkv]
     for span in _spans(run, tensors, backwards=True):
-        d_theta, dn, dG = (torch.zeros_like(x) for x in (span.gates[2], span.n[..., -1:, :], span.G))
-        of_chunks = slice_gates(d_theta, dn, dG, run.read, run.online).chunks()
+        d_step, d_table = torch.zeros_like(span.gates[2]), torch.zeros_like(span.table)
+        of_chunks = slice_gates(d_step, d_table, run.read, run.online).chunks()
         for i, c, r in _records(run, span, kept, at):
             out.gates = of_chunks[i]
-            out.at = d_at if run.separate_anchor else out.M  # a run that begins inside a chunk is that one chunk
             for place, x in zip(places, backward_chunk(run.net, c, r, dy[:, span.start + i], out), strict=True):
                 place[span.start + i].copy_(x)
-        d_gates.append((*fill_rows_backward(*span.gates[:2], span.n, span.G, dn, dG), d_theta))
+        d_gates.append((*fill_table_backward(*span.gates[:2], span.table, span.n, d_table), d_step.mul_(2)))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
-    return [*d_qkv, *d_gates, *out.M, *out.S, *d_at, *slow]
+    ends = [z.W.contiguous() for z in out.Z], [z.P.contiguous() for z in out.Z]
+    return [*d_qkv, *d_gates, *ends[0], *ends[1], *d_at, *slow]
 
 
 def _records(run: _Run, span: _Span, kept: list[_Kept], first_at: Matrices) -> Iterator[tuple[int, Chunk, Record]]:
     """Recall the forward pass of a span's chunks, the last chunk first, group by group."""
     for first in reversed(range(0, len(span.chunks), run.group)):
-        M, S, z = kept[(span.start + first) // run.group]
+        Z, z = kept[(span.start + first) // run.group]
+        Z = [Stack(whole, i <= o) for whole, (i, o) in zip(Z, run.net.shapes, strict=True)]
         known = (z[: run.net.depth], z[run.net.depth :]) if z else None
-        at = M if span.start + first else first_at  # the very first anchor may be older than its state
+        at = [z.W for z in Z] if span.start + first or not run.separate_anchor else first_at
         records = []
         for c in span.chunks[first : first + run.group]:
-            _, r = run_chunk(run.net, c, M, S, at, known, slopes=True)
+            _, r = run_chunk(run.net, c, Z, at, known, slopes=True)
             records.append((first + len(records), c, r))
             if len(records) < run.group:
-                M, S = end_chunk(c, r.steps, M, S)
-                at = M
+                Z = end_chunk(c, r.steps, Z)
+                at = [z.W for z in Z]
         yield from reversed(records)

@@ -3,7 +3,8 @@
 The numbers of `gates.coefficients`, laid out for speed. The memory M₀ and the momentum S₀ at a chunk's start are two
 more writers, so they get two more columns, and one recurrence fills everything:
     n_t = η_t n_{t−1} + e_t,   G_t = (1−α_t) G_{t−1} + n_t,   from G = (1, 0, 0 …) and n = (0, 1, 0 …).
-The first two columns of G are b and f; the second of n is m. Row 0 is the start, for the rows one token earlier.
+The first two columns of G are b and f; the second of n is m. A table holds the rows of G, from the start of the chunk
+to its end, and below them the last row of n: whatever the products of a chunk need is a view of it.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from torch import Tensor
 from titans_mini.gates import exact
 
 
-def fill_rows(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple[Tensor, Tensor]:
+def fill_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple[Tensor, Tensor | None]:
     """Fill n and G row from row, in float64; each row is rounded when it is done.
 
     Args:
         alpha: (…, c) forget gates.
         eta: (…, c) momentum gates.
-        keep_n: whether all rows of n are wanted, as by `fill_rows_backward`; otherwise the last one.
+        keep_n: whether all rows of n are wanted too, as by `fill_table_backward`.
 
     Returns:
-        n (…, c+1 or 1, c+2) and G (…, c+1, c+2), without a graph.
+        The table (…, c+2, c+2): c+1 rows of G, then the last row of n. And n (…, c+1, c+2), or None. Without a graph.
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
@@ -33,82 +34,80 @@ def fill_rows(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple[Tensor,
     keep, carry = (x.flatten(0, -2).mT.unsqueeze(-1).contiguous() for x in (1 - exact(alpha), exact(eta)))  # (c, X, 1)
     n, G = (keep.new_zeros(keep.shape[1], c + 2) for _ in range(2))  # (X, c+2): the present rows
     G[:, 0], n[:, 1] = 1, 1
-    all_G, all_n = (alpha.new_empty(len(n), rows, c + 2) for rows in (c + 1, c + 1 if keep_n else 1))
-    rows = list(zip(all_G.unbind(1), all_n.unbind(1) if keep_n else [None] * (c + 1), strict=True))
+    table = alpha.new_empty(c + 2, *G.shape)  # row before chunk: each row is written in one piece
+    all_n = alpha.new_empty(c + 1, *G.shape) if keep_n else None
+    own = n.unbind(1)[1:]
     for t in range(c + 1):
         if t:
-            n.mul_(carry[t - 1]).select(-1, t + 1).fill_(1)  # this token's own column was 0 so far
+            n.mul_(carry[t - 1])
+            own[t].fill_(1)  # this token's own column was 0 so far
             torch.addcmul(n, keep[t - 1], G, out=G)
-        rows[t][0].copy_(G)
+        table[t].copy_(G)
         if keep_n:
-            rows[t][1].copy_(n)
-    if not keep_n:
-        all_n.copy_(n.unsqueeze(1))
-    return all_n.unflatten(0, lead), all_G.unflatten(0, lead)
+            all_n[t].copy_(n)
+    table[-1].copy_(n)
+    return tuple(None if x is None else x.unflatten(1, lead).movedim(0, -2) for x in (table, all_n))
 
 
-def fill_rows_backward(
-    alpha: Tensor, eta: Tensor, n: Tensor, G: Tensor, dn: Tensor, dG: Tensor
+def fill_table_backward(
+    alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_table: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate `fill_rows`.
+    """Differentiate `fill_table`.
 
     Args:
         alpha: (…, c) forget gates.
         eta: (…, c) momentum gates.
-        n: (…, c+1, c+2), from `fill_rows` with `keep_n`.
-        G: (…, c+1, c+2), from `fill_rows`.
-        dn: (…, 1, c+2) gradient at the last row of n; overwritten.
-        dG: (…, c+1, c+2) gradient at G; overwritten.
+        table: (…, c+2, c+2), from `fill_table` with `keep_n`.
+        n: (…, c+1, c+2), likewise.
+        d_table: (…, c+2, c+2) gradient at the table; overwritten.
 
     Returns:
         The gradients at alpha and eta, (…, c).
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    dn, dG_rows, n_rows = dn.squeeze(-2), dG.unbind(-2), n.unbind(-2)
-    keep, carry = ((1 - alpha).unsqueeze(-1).unbind(-2), eta.unsqueeze(-1).unbind(-2))
+    *d_G, dn = d_table.unbind(-2)
+    n_rows, keep, carry = n.unbind(-2), (1 - alpha).unsqueeze(-1).unbind(-2), eta.unsqueeze(-1).unbind(-2)
     d_eta = []
     for t in range(alpha.shape[-1], 0, -1):
-        dn.add_(dG_rows[t])
+        dn.add_(d_G[t])
         d_eta.append((dn * n_rows[t - 1]).sum(-1))
         dn.mul_(carry[t - 1])
-        dG_rows[t - 1].addcmul_(dG_rows[t], keep[t - 1])
-    d_alpha = (dG[..., 1:, :] * G[..., :-1, :]).sum(-1).neg_()
+        d_G[t - 1].addcmul_(d_G[t], keep[t - 1])
+    d_alpha = (d_table[..., 1:-1, :] * table[..., :-2, :]).sum(-1).neg_()
     return d_alpha, torch.stack(d_eta[::-1], -1)
 
 
 class Gates(NamedTuple):
-    """The coefficients of a run of chunks as the products need them: (L or 1, N, chunks, …); of one chunk: (N, …)."""
+    """The coefficients of a run of chunks as the products need them: (L or 1, N, chunks, …); of one chunk: (N, …).
 
-    theta: Tensor  # (…, c, 1)
-    b: Tensor  # (…, c, 1), f and G likewise: rows of the reads
-    f: Tensor
-    G: Tensor  # (…, c, c)
-    b_end: Tensor  # (…, 1, 1), f_end and m_end likewise: what the end of the chunk keeps of its start
-    f_end: Tensor
-    m_end: Tensor
-    G_end: Tensor  # (…, c, 1), n_end likewise: what it keeps of each write
-    n_end: Tensor
-    b_before: Tensor | None = None  # rows one token earlier, for the online rule: it asks M_{t−1}
-    f_before: Tensor | None = None
+    What is wanted of M and of S side by side is kept side by side: one product then serves both.
+    """
+
+    step: Tensor  # (…, c, 1), 2θ: the 2 is that of the square
+    reads: Tensor  # (…, c, 2, 1), b beside f: what a query finds of the chunk's start
+    G: Tensor  # (…, c, c), what it finds of each write
+    keep: Tensor  # (…, 2, 1, 1), b_C and m_C: what is left of M and of S at the chunk's end
+    f_end: Tensor  # (…, 1, 1), f_C: how much of S has flowed into M
+    ends: Tensor  # (…, c, 2, 1), G_C beside n_C: how much of each write is in M and in S then
+    before: Tensor | None = None  # `reads` and `G` one token earlier, for the online rule: it asks M_{t−1}
     G_before: Tensor | None = None
 
     def chunks(self) -> list[list[Gates]]:
         """Hand the chunks out: for each of them one entry for each layer that has its own gates."""
-        count = self.theta.shape[2]
+        count = self.step.shape[2]
         layers = [
-            [[None] * count if x is None else x[layer].unbind(1) for x in self] for layer in range(len(self.theta))
+            [[None] * count if x is None else x[layer].unbind(1) for x in self] for layer in range(len(self.step))
         ]
         return [[Gates(*(x[i] for x in fields)) for fields in layers] for i in range(count)]
 
 
-def slice_gates(theta: Tensor, n: Tensor, G: Tensor, read: str, online: bool) -> Gates:
-    """Name the parts of n and G. All are views: what grows in the gates of gradients grows in dn and dG.
+def slice_gates(step: Tensor, table: Tensor, read: str, online: bool) -> Gates:
+    """Name the parts of a table. All are views: what grows in the gates of gradients grows in the table's gradient.
 
     Args:
-        theta: (L or 1, N, chunks, c) step sizes.
-        n: (L or 1, N, chunks, …, c+2), from `fill_rows`; only its last row is looked at.
-        G: (L or 1, N, chunks, c+1, c+2), from `fill_rows`.
+        step: (L or 1, N, chunks, c), 2θ.
+        table: (L or 1, N, chunks, c+2, c+2), from `fill_table`.
         read: "after" or "before" the write.
         online: whether the rows one token earlier are wanted as well.
 
@@ -117,16 +116,17 @@ def slice_gates(theta: Tensor, n: Tensor, G: Tensor, read: str, online: bool) ->
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    after, before = ((x[..., :1], x[..., 1:2], x[..., 2:]) for x in (G[..., 1:, :], G[..., :-1, :]))
-    b_end, f_end, G_end = (x[..., -1:, :].mT for x in after)
-    m_end, n_end = n[..., -1:, 1:2], n[..., -1:, 2:].mT
+    after, before = ((x[..., :2].unsqueeze(-1), x[..., 2:]) for x in (table[..., 1:-1, :], table[..., :-2, :]))
+    end = table[..., -2:, :]  # the last rows of G and of n
+    keep = end[..., :2].diagonal(dim1=-2, dim2=-1)[..., None, None]
     rows = after if read == "after" else before
-    return Gates(theta[..., None], *rows, b_end, f_end, m_end, G_end, n_end, *(before if online else ()))
+    ends = end[..., 2:].mT.unsqueeze(-1)
+    return Gates(step[..., None], *rows, keep, end[..., :1, 1:2], ends, *(before if online else ()))
 
 
 def multiply_gates(
     alpha: Tensor, eta: Tensor, theta: Tensor, read: str, online: bool, keep_n: bool = False
-) -> tuple[Gates, Tensor, Tensor]:
+) -> tuple[Gates, Tensor, Tensor | None]:
     """Multiply the gates of a run of chunks up, all chunks at once.
 
     Args:
@@ -135,12 +135,12 @@ def multiply_gates(
         theta: step sizes, same shape.
         read: "after" or "before" the write.
         online: whether the rows one token earlier are wanted as well.
-        keep_n: see `fill_rows`.
+        keep_n: see `fill_table`.
 
     Returns:
-        The gates, equal to 1e-15 to `gates.coefficients`, and the n and G that they are views of.
+        The gates, equal to 1e-15 to `gates.coefficients`, the table that they are views of, and n or None.
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    n, G = fill_rows(alpha, eta, keep_n)
-    return slice_gates(theta, n, G, read, online), n, G
+    table, n = fill_table(alpha, eta, keep_n)
+    return slice_gates(2 * theta, table, read, online), table, n

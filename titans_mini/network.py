@@ -236,10 +236,40 @@ class MemoryNet(nn.Module):
 
         Built in: notebooks/06 · Paper: eq. 12, 17
         """
+        error = 2 * (self.finish(z[-1], k) - v)  # the 2 of the square
+        return self.pull_down(self.last_delta(error, z[-1]), z, weights, slopes)
+
+    def last_delta(self, error: Tensor, z: Tensor) -> Tensor:
+        """Pull the gradient at the answer back to the last layer's output.
+
+        Args:
+            error: (..., T, D), ∂ℓ/∂M(k).
+            z: (..., T, D) output of the last layer; looked at under a norm only.
+
+        Returns:
+            (..., T, D), ∂ℓ/∂z, linear in the error.
+
+        Built in: notebooks/06 · Paper: eq. 12, section 3.1
+        """
+        return norm_pull(error, z, self.norm_weight.to(error.dtype), self.eps)[0] if self.norm else error
+
+    def pull_down(
+        self, delta: Tensor, z: list[Tensor], weights: Weights | list[Tensor], slopes: list[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Carry δ of the last layer down to the first: δ_l = (δ_{l+1} Wᵀ_{l+1}) ∘ σ′(z_l).
+
+        Args:
+            delta: (..., T, D) of the last layer. Whatever it is multiplied by, all are.
+            z: L tensors (..., T, out), as in `deltas`.
+            weights: L tensors (..., in, out).
+            slopes: σ′ at the first L−1 of z, where they are known already.
+
+        Returns:
+            L tensors δ (..., T, out), and the L−1 products that σ′ multiplied.
+
+        Built in: notebooks/06 · Paper: eq. 17
+        """
         pull = ACTIVATIONS[self.activation].pull
-        delta = 2 * (self.finish(z[-1], k) - v)  # the 2 of the square
-        if self.norm:
-            delta, _, _ = norm_pull(delta, z[-1], self.norm_weight.to(delta.dtype), self.eps)
         deltas, pulled = [delta], []
         for layer in range(self.depth - 1, 0, -1):
             pulled.append(deltas[-1] @ weights[layer].mT)

@@ -1,0 +1,63 @@
+"""The layout in which a chunk's products work: what belongs to the memory and what to its momentum, in one tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from titans_mini.decay import Gates
+
+
+class Stack:
+    """Weights W and momentum P of one layer on top of each other in one tensor, so that one product serves both.
+
+    (N, 2·in, out) where in ≤ out; else both lie on their sides, (N, 2·out, in), so that what a product has to scale is
+    always the narrower side of the two.
+    """
+
+    __slots__ = "P", "W", "halves", "upright", "whole"
+
+    def __init__(self, whole: Tensor, upright: bool) -> None:
+        """View a tensor as a stack. W and P are (N, in, out); `halves` is (N, 2, …), as they lie."""
+        N, rows, columns = whole.shape
+        self.whole, self.upright = whole, upright
+        self.halves = whole.view(N, 2, rows // 2, columns)
+        W, P = self.halves.unbind(1)
+        self.W, self.P = (W, P) if upright else (W.mT, P.mT)
+
+    @classmethod
+    def of(cls, W: Tensor, P: Tensor) -> Stack:
+        """Copy weights and momentum (N, in, out) into a stack."""
+        upright = W.shape[1] <= W.shape[2]
+        return cls(torch.cat((W, P) if upright else (W.mT, P.mT), 1).contiguous(), upright)
+
+    def like(self) -> Stack:
+        """Make another stack of the same kind, with nothing in it yet."""
+        return Stack(torch.empty_like(self.whole), self.upright)
+
+    def decay(self, g: Gates, out: Stack) -> Stack:
+        """Keep what a chunk leaves of its start: W = b_C W₀ + f_C P₀, P = m_C P₀."""
+        torch.mul(self.halves, g.keep, out=out.halves)
+        out.W.addcmul_(self.P, g.f_end)
+        return out
+
+
+class Twice:
+    """Scale rows by two columns of gates and set the results side by side, (N, c, D) and (N, c, 2, 1) to (N, c, 2D).
+
+    The result is scratch: the next call for this D writes over it, which keeps its place in the processor's cache.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no scratch."""
+        self.scratch: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, x: Tensor, pair: Tensor) -> Tensor:
+        """Scale x by both."""
+        shape = x.shape
+        if shape not in self.scratch:
+            apart = x.new_empty(*shape[:2], 2, shape[2])
+            self.scratch[shape] = apart, apart.flatten(2)
+        apart, whole = self.scratch[shape]
+        torch.mul(x.unsqueeze(2), pair, out=apart)
+        return whole
