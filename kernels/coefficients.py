@@ -61,7 +61,8 @@ def empty_grads(c: Coefficients, online: bool) -> CoefficientGrads:
     """
     G, b, f = (torch.empty_like(x) for x in c[:3])
     before = [torch.empty_like(x) for x in (G, b, f)] if online else (G, b, f)
-    return CoefficientGrads(G, b, f, *before, torch.empty_like(b), torch.empty_like(b), b.new_empty(*b.shape[:2], 3))
+    ends = torch.empty_like(b), torch.empty_like(b), torch.empty(*b.shape[:2], 3, dtype=b.dtype, device=b.device)
+    return CoefficientGrads(G, b, f, *before, *ends)
 
 
 @triton.jit

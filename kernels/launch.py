@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -131,3 +132,29 @@ def launch(
     x = next(z for z in args if torch.is_tensor(z))
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **sizes)
+
+
+def first_order(gradients: Sequence[Tensor], *depend_on: Tensor) -> list[Tensor]:
+    """Let gradients refuse to be differentiated: without it some paths would say 0, or nothing.
+
+    Args:
+        gradients: what a backward pass by kernels found.
+        depend_on: everything it was found from.
+
+    Returns:
+        The same numbers; differentiating them raises RuntimeError.
+    """
+    return list(_FirstOrder.apply(len(gradients), *gradients, *depend_on))
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            "neural_memory: got a second derivative through the Triton kernels, expected a first one: their backward "
+            "pass is written by hand and keeps no graph. backend='recurrence' can be differentiated again"
+        )

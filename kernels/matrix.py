@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from titans_mini.kernels import Job, launch
 from titans_mini.kernels.matrix_span import Span, bytes_per_chunk, chunk_size
@@ -72,14 +71,23 @@ class _Matrix(torch.autograd.Function):
         return y, M, S, last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor, dM: Tensor, dS: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
-        tensors, kept = saved[:6], saved[6:]
-        dy = dy if dy.stride() == tensors[0].stride() else torch.empty_like(tensors[0]).copy_(dy)
-        grads = [torch.empty_like(x) for x in tensors]
-        dM, dS, d_last = (x.contiguous() for x in (dM, dS, d_last))
-        for i, parts in reversed(list(enumerate(_spans(ctx.job, tensors, backwards=True)))):
-            dM, dS = Span(*parts).go_back(kept[2 * i], kept[2 * i + 1], dy, dM, dS, d_last, grads)
-            d_last = torch.zeros_like(d_last)  # only the end of the sequence has begun a chunk
-        return None, *grads, dM, dS
+        with torch.no_grad():
+            grads = _go_back(ctx.job, saved[:6], saved[6:], dy, dM, dS, d_last)
+        if torch.is_grad_enabled():  # create_graph=True
+            grads = launch.first_order(grads, dy, dM, dS, d_last, *saved)
+        return None, *grads
+
+
+def _go_back(
+    job: Job, tensors: Sequence[Tensor], kept: Sequence[Tensor], dy: Tensor, dM: Tensor, dS: Tensor, d_last: Tensor
+) -> list[Tensor]:
+    """Go back span by span: gradients at q, k, v, the gates, and M and S at the start."""
+    dy = dy if dy.stride() == tensors[0].stride() else torch.empty_like(tensors[0]).copy_(dy)
+    grads = [torch.empty_like(x) for x in tensors]
+    dM, dS, d_last = (x.contiguous() for x in (dM, dS, d_last))
+    for i, parts in reversed(list(enumerate(_spans(job, tensors, backwards=True)))):
+        dM, dS = Span(*parts).go_back(kept[2 * i], kept[2 * i + 1], dy, dM, dS, d_last, grads)
+        d_last = torch.zeros_like(d_last)  # only the end of the sequence has begun a chunk
+    return [*grads, dM, dS]

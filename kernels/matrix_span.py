@@ -62,7 +62,8 @@ class Span:
 
     def _over_chunks(self, kernel: Any, *args: Any, **constants: Any) -> None:
         """Start one program for each chunk of each sequence."""
-        heavy = self.tiles["BD"] * self.q.element_size() > 128  # more than a row of 64 in half precision
+        wide = self.tiles["BD"] * self.q.element_size() > 128  # more than a row of 64 in half precision
+        heavy = wide or kernel in (triangular.solve, matrix_backward.pull_systems)  # several C × C tiles at once
         launch.launch(kernel, (self.nc, self.N), *args, num_warps=8 if heavy else 4, **self.tiles, **constants)
 
     def _over_columns(self, kernel: Any, *args: Any, **constants: Any) -> None:

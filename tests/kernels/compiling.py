@@ -10,7 +10,6 @@ many registers a kernel takes and what it spills.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess

@@ -1,0 +1,108 @@
+"""Which route is taken, what is said where the kernels cannot run, and that nothing loads triton unasked."""
+
+import subprocess
+import sys
+import types
+import warnings
+
+import pytest
+import torch
+
+from tests.helpers import inputs, matrix, network
+from tests.kernels.helpers import kernels, needs_triton
+from titans_mini import backends, neural_memory
+from titans_mini.chunked import chunked
+
+ROOT = backends.CHECKOUT.parent
+MATRIX = {"depth": 1, "residual": False, "norm": False}
+
+
+def stand_in(dtype=torch.bfloat16):
+    """What `choose` looks at in a tensor on a GPU."""
+    return types.SimpleNamespace(is_cuda=True, device=torch.device("cuda", 0), dtype=dtype)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretend to have a GPU of a compute capability, and no interpreter."""
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.version, "hip", None)
+    backends._say_once.cache_clear()
+
+    def has(*capability):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    return has
+
+
+@needs_triton
+def test_auto_takes_the_kernels_on_a_gpu_that_supports_them(gpu):
+    gpu(9, 0)
+    run, takes_half = backends.choose("auto", matrix(64), stand_in(), 64, "chunk")
+    assert run is kernels().run and takes_half
+    assert backends.choose("chunked", matrix(64), stand_in(), 64, "chunk") == (chunked, False)
+
+
+@needs_triton
+def test_auto_says_once_why_it_leaves_them_out(gpu):
+    gpu(7, 5)
+    with pytest.warns(UserWarning, match=r"a GPU has compute capability \(7, 5\)"):
+        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk") == (chunked, False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
+
+
+def test_auto_without_triton_runs_and_says_what_is_missing(gpu, monkeypatch):
+    gpu(9, 0)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="triton is not installed"):
+        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
+    with pytest.raises(RuntimeError, match="got 'triton', expected .*: triton is not installed"):
+        backends.choose("triton", matrix(64), stand_in(), 64, "chunk")
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("net", "C", "dtype", "reason"),
+    [
+        ({**MATRIX, "D": 256}, 64, torch.bfloat16, "D up to 128, and this memory has 256"),
+        (MATRIX, 128, torch.bfloat16, "up to 64 tokens, and chunk_size is 128"),
+        ({**MATRIX, "norm": True}, 64, torch.bfloat16, "a norm"),
+        ({"depth": 3}, 64, torch.bfloat16, "depth 3"),
+        (MATRIX, 64, torch.float64, "float64"),
+    ],
+)
+def test_what_the_kernels_cannot_run(gpu, net, C, dtype, reason):
+    gpu(9, 0)
+    with pytest.raises(RuntimeError, match=reason):
+        backends.choose("triton", network(**net), stand_in(dtype), C, "chunk")
+
+
+@needs_triton
+def test_on_a_cpu_triton_is_an_error_that_says_what_helps(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    net, x = matrix(4).float(), inputs(T=3, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="tensors are on cpu.*TRITON_INTERPRET=1"):
+        neural_memory(*x, net=net, backend="triton")
+    neural_memory(*x, net=net)  # auto: the chunked form, without a word
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_package_of_the_kernels_loads_no_triton():
+    code = "import sys; from titans_mini.backends import kernels; kernels(); print('triton' in sys.modules)"
+    assert python(code).strip() == "False"
+
+
+def test_a_checkout_that_was_not_installed_finds_them():
+    code = (
+        "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f).lower()]\n"
+        "from titans_mini import backends\n"
+        "import importlib.util; print(importlib.util.find_spec('titans_mini.kernels'))\n"
+        "import titans_mini; print(backends.kernels().__name__); from titans_mini.kernels import launch; print(launch.tile(5))"
+    )
+    assert python(code).split() == ["None", "titans_mini.kernels", "16"]
