@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import subprocess
 import sys
 
 import pytest
@@ -97,3 +98,10 @@ def test_where_sentences_end(text, expected):
 def test_sentences_of_real_prose():
     lengths = [len(s.split()) for s in split_sentences(english())]
     assert 8 < sum(lengths) / len(lengths) < 40
+
+
+def test_importing_the_data_needs_none_of_the_extras():
+    extras = "{'tiktoken', 'wonderwords', 'nltk', 'sklearn', 'matplotlib', 'huggingface_hub'}"
+    line = f"import sys, titans_mini.data; print({extras} & {{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

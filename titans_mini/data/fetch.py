@@ -15,7 +15,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
@@ -193,25 +193,16 @@ def _download(url: str, sha256: str, target: Path, member: str | None, timeout: 
         Path(temporary).unlink(missing_ok=True)
 
 
-def _stream(url: str, file, timeout: float, progress: bool) -> tuple[int, int | None]:
+def _stream(url: str, file: BinaryIO, timeout: float, progress: bool) -> tuple[int, int | None]:
+    """Write the body to `file`, and return how many bytes came and how many were announced."""
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
-    got = 0
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            length = response.headers.get("Content-Length")
-            announced = int(length) if length else None
-            name = Path(urllib.parse.urlparse(url).path).name
-            with tqdm(total=announced, unit="B", unit_scale=True, desc=name, disable=not progress) as bar:
-                while block := response.read(BLOCK):
-                    file.write(block)
-                    got += len(block)
-                    bar.update(len(block))
+            return _copy(response, file, url, progress)
     except urllib.error.HTTPError as error:
         raise ConnectionError(f"got HTTP {error.code} from {url}, expected the file: it moved or is blocked") from error
     except http.client.HTTPException as error:
-        raise ConnectionError(
-            f"got {got} bytes from {url} ({error}), expected more: it broke off; try again"
-        ) from error
+        raise ConnectionError(f"got a part of {url} ({error}), expected all: it broke off; try again") from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise  # the disk is full, which has nothing to do with the connection
@@ -219,6 +210,17 @@ def _stream(url: str, file, timeout: float, progress: bool) -> tuple[int, int | 
             f"got no answer from {url} ({error}), expected the file: is this machine offline? Put a copy into "
             "the folder named by TITANS_DATA instead"
         ) from error
+
+
+def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str, progress: bool) -> tuple[int, int | None]:
+    length = response.headers.get("Content-Length")
+    announced, got = int(length) if length else None, 0
+    name = Path(urllib.parse.urlparse(url).path).name
+    with tqdm(total=announced, unit="B", unit_scale=True, desc=name, disable=not progress) as bar:
+        while block := response.read(BLOCK):
+            file.write(block)
+            got += len(block)
+            bar.update(len(block))
     return got, announced
 
 

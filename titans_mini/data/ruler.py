@@ -62,17 +62,20 @@ def needles(
     if search not in ("binary", "linear"):
         raise ValueError(f"search: got {search!r}, expected 'binary' or 'linear'")
     task = RULER_TASKS[task] if isinstance(task, str) else task
-    text = (english() if essay is None else essay) if task.haystack == "essay" else "no essay"
-    if not text.strip():
-        raise ValueError("essay: got an empty text, expected some prose for the haystack")
     if words is None:
         words = ruler_words() if "word" in (task.key, task.value) else ()
-    parts = re.sub(r"\s+", " ", text).split(" ")
+    parts = _words_of(english() if essay is None else essay) if task.haystack == "essay" else []
     split = lru_cache(maxsize=2)(lambda size: sentences(" ".join(islice(cycle(parts), size)).strip()))
     step = 500 if task.haystack == "essay" else 25 if length >= 4096 else 5
     cap = len(parts) if task.haystack == "essay" and search == "linear" else None
     maker = _Maker(task, random.Random(seed), words, split, count, length, reserve, step, cap)
     return maker.samples(maker.binary if search == "binary" else maker.linear)
+
+
+def _words_of(essay: str) -> list[str]:
+    if not essay.strip():
+        raise ValueError("essay: got an empty text, expected some prose for the haystack")
+    return re.sub(r"\s+", " ", essay).split(" ")  # not split(): RULER counts the emptiness before a leading space
 
 
 @dataclass(frozen=True)
