@@ -27,11 +27,11 @@ SMALL = TitansConfig(
     chunk_size=16,
     memory_expansion=2,
     half_life=(50_000.0, 50_000.0),
-    max_theta=0.1,
+    max_theta=0.25,
     gate="add",
 )
-STEPS = TrainConfig(steps=600, lr=5e-3, warmup=40)
-LONGER = TrainConfig(steps=1800, lr=5e-3, warmup=40)
+STEPS = TrainConfig(steps=500, lr=8e-3, warmup=40)
+LONGER = TrainConfig(steps=1500, lr=8e-3, warmup=40)
 
 
 def variant(name: str, **changes: object) -> TitansConfig:
@@ -65,7 +65,8 @@ def ablations() -> list[Experiment]:
         "matrix memory": replace(SMALL, memory_depth=1, residual=False, norm=False, mlp_ratio=5),
         "short half-life": replace(SMALL, half_life=(100.0, 100.0)),
     }
-    return [Experiment("ablations", name, model, STEPS, NEEDLE) for name, model in models.items()]
+    task = replace(NEEDLE, lengths=(64, 1024, 4096))
+    return [Experiment("ablations", name, model, STEPS, task) for name, model in models.items()]
 
 
 def stories() -> list[Experiment]:
@@ -102,7 +103,7 @@ def text() -> list[Experiment]:
         max_theta=0.1,
     )
     models = {"mag": base, "swa": replace(base, variant="swa", mlp_ratio=3.6)}
-    config = TrainConfig(steps=240, lr=4e-3, warmup=24)
+    config = TrainConfig(steps=160, lr=4e-3, warmup=20)
     return [Experiment("text", name, model, config, task) for name, model in models.items()]
 
 
