@@ -10,6 +10,8 @@ FOLDERS = (HERE / "assets" / "results", HERE.parent / "assets" / "results")  # i
 COMMANDS = {
     "chunked_cpu": "python -m benchmarks --json assets/results/chunked_cpu.json",
     "stream_cpu": "python -m benchmarks.stream",
+    "kernels_gpu": "python -m benchmarks.gpu",
+    "kernels_compiled": "python -m tests.kernels.compiling",
 }
 
 
@@ -17,7 +19,8 @@ def load_results(name: str) -> dict:
     """Read a recorded result.
 
     Args:
-        name: "chunked_cpu" (times of all forms of the memory) or "stream_cpu" (a million bytes, token by token).
+        name: "chunked_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
+            "kernels_gpu" (times of the kernels) or "kernels_compiled" (what they take of a GPU).
 
     Returns:
         What the file holds; always with `hardware`, `date`, `commit` and `command`.
