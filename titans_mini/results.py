@@ -12,6 +12,10 @@ COMMANDS = {
     "stream_cpu": "python -m benchmarks.stream",
     "kernels_gpu": "python -m benchmarks.gpu",
     "kernels_compiled": "python -m tests.kernels.compiling",
+    "remember_needle": "make results",
+    "remember_ablations": "make results",
+    "remember_babi": "make results",
+    "remember_text": "make results",
 }
 
 
@@ -20,7 +24,8 @@ def load_results(name: str) -> dict:
 
     Args:
         name: "chunked_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
-            "kernels_gpu" (times of the kernels) or "kernels_compiled" (what they take of a GPU).
+            "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or the trainings of
+            notebook 09: "remember_needle", "remember_ablations", "remember_babi", "remember_text".
 
     Returns:
         What the file holds; always with `hardware`, `date`, `commit` and `command`.
