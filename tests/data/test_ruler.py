@@ -40,6 +40,8 @@ WITH_BYTES = [
     ("essay", "number", 40000, 5, "binary", "19ff32450f0bf779"),  # longer than the essay, which is repeated
     ("essay", "uuid", 40000, 42, "linear", "9b1bd4a7e1c3d91c"),  # and here it is not
     ("essay", "number", 12000, 1, "linear", "939458f9654c678d"),
+    ("essay", "number", 19000, 42, "linear", "fe6c83c4a4be1046"),  # all of it fits, half a step more does not
+    ("noise", "number", 4982, 42, "linear", "cced7faec03637bf"),  # fits without the answer, not with it
 ]
 NAMES = "river garden letter window doctor morning captain stone market winter violin island".split()
 WORDS = [f"{a}-{b}" for a in ("red", "old", "quick") for b in NAMES]
@@ -112,6 +114,12 @@ def test_byte_samples_are_rulers(haystack, value, length, seed, search, expected
     options = dict(seed=seed, essay=ESSAY, sentences=split, search=search)
     made = islice(needles(NeedleTask(haystack, value), length, **options), 4)
     assert fingerprint(sample.as_ruler() for sample in made) == expected
+
+
+def test_space_around_an_essay_counts_as_in_ruler():
+    options = dict(seed=3, essay=" \n" + ESSAY, sentences=split)
+    made = islice(needles(NeedleTask("essay", "number"), 9000, **options), 4)
+    assert fingerprint(sample.as_ruler() for sample in made) == "90c2496cca2150a7"
 
 
 @pytest.mark.parametrize("length", [512, 1024])
@@ -195,6 +203,11 @@ def test_own_text_and_the_text_that_python_ships():
     own = next(needles("niah_single_3", 5_000, essay="Café après café. " * 3, words=WORDS))
     assert "Café après café. Café" in own.input and own.length <= 5_000
     assert "truth value" in next(needles("niah_single_2", 9_000, words=WORDS)).input
+
+
+def test_seeds_are_shards_of_their_own():
+    shards = [{(s.key, s.value) for s in islice(needles(length=1_500, seed=42 + n), 30)} for n in range(3)]
+    assert len(set.union(*shards)) == 90, "RULER's shard n has the seed 42 + n"
 
 
 def test_sentences_are_split_once_a_size():
