@@ -202,6 +202,21 @@ def _back(plan: _Plan, x: _Inputs, span: _Span, dy: Tensor, d_end: Tensor, out: 
     return d_states[0]
 
 
+def _backward(
+    plan: _Plan, x: _Inputs, starts: list[Tensor], dy: Tensor, d_state: Tensor, d_anchor: Tensor
+) -> tuple[Tensor, _Grads]:
+    """Go back through all spans, the last one first, from the gradient at the last state."""
+    dy = dy if dy.stride() == x.q.stride() else torch.empty_like(x.q).copy_(dy)
+    slow = torch.zeros(4, x.q.shape[-1], device=dy.device)
+    out = _Grads(*(torch.empty_like(z) for z in x[:6]), slow)
+    for i in reversed(range(len(starts))):
+        span = _move(plan, x, *plan.spans[i], starts[i], keep_n=True)
+        d_state = _back(plan, x, span, dy, d_state, out)
+        if i == len(starts) - 1:
+            d_state = d_state + d_anchor  # the anchor that was handed out is this span's start
+    return d_state, out
+
+
 class _TwoLayers(torch.autograd.Function):
     """The whole run; its backward pass is written by hand."""
 
@@ -214,22 +229,16 @@ class _TwoLayers(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor, d_end: Tensor, d_anchor: Tensor) -> tuple[Tensor | None, ...]:
-        plan, saved = ctx.plan, ctx.saved_tensors
+        saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
         x, starts = _Inputs(*saved[:8]), saved[8:]
-        dy = dy if dy.stride() == x.q.stride() else torch.empty_like(x.q).copy_(dy)
-        slow = torch.zeros(4, x.q.shape[-1], device=dy.device)
-        out = _Grads(*(torch.empty_like(z) for z in x[:6]), slow)
-        d_state = d_end
-        for i in reversed(range(len(starts))):
-            start, end = plan.spans[i]
-            span = _move(plan, x, start, end, starts[i], keep_n=True)
-            d_state = _back(plan, x, span, dy, d_state, out)
-            if i == len(starts) - 1:
-                d_state = d_state + d_anchor  # the anchor that was handed out is this span's start
-        of_slow = [None, None] if x.gain is None else [slow[i::2].sum(0).to(x.gain.dtype) for i in range(2)]
-        return None, d_state, *out[:6], *of_slow
+        with torch.no_grad():
+            d_state, out = _backward(ctx.plan, x, starts, dy, d_end, d_anchor)
+        of_norm = [] if x.gain is None else [out.slow[i::2].sum(0).to(x.gain.dtype) for i in range(2)]
+        grads = [d_state, *out[:6], *of_norm]
+        if torch.is_grad_enabled():  # create_graph=True
+            grads = launch.first_order(grads, dy, d_end, d_anchor, *(z for z in saved if z is not None))
+        return None, *grads, *[None] * (9 - len(grads))
 
 
 def run(
@@ -254,7 +263,7 @@ def run(
     B, H, T, D = v.shape
     E = net.shapes[0][1]
     plan = _plan(job, B * H, T, alpha.shape[-1])
-    gates = (x.movedim(-1, 0).reshape(-1, T) for x in (alpha, eta, theta))  # (X, T)
+    gates = (x.movedim(-1, 0).reshape(-1, T).contiguous() for x in (alpha, eta, theta))  # (X, T), as their gradients
     slow = (net.norm_weight, net.norm_bias) if net.norm else (None, None)
     flat = torch.cat([w.reshape(B * H, D * E) for w in (*state.weights, *state.momentum)], 1)
     y, *ends = _TwoLayers.apply(plan, flat, *launch.same_layout(q, k, v), *gates, *slow)
