@@ -133,6 +133,33 @@ def test_the_guards_find_what_they_are_for():
         assert_near({"y": made[1]}, {"y": torch.ones(3)})
 
 
+# -- half precision ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rounding(monkeypatch):
+    """Round every operand to bfloat16, in the interpreter."""
+    from tests.kernels import rounding
+    from titans_mini.kernels import matrix_backward, matrix_forward, triangular
+
+    for module in (matrix_forward, matrix_backward, triangular):
+        monkeypatch.setattr(module, "mul", rounding.mul)
+        monkeypatch.setattr(module, "store_rows", rounding.store_rows)
+
+
+@pytest.mark.skipif(GPU, reason="a GPU computes bfloat16 itself: test_on_the_device")
+@pytest.mark.parametrize("anchor", ["chunk", "token"])
+def test_bfloat16_by_rounding_every_operand(rounding, anchor):
+    """The bounds of `test_on_the_device`. Measured: 2e-3 to 4e-3; at T 300, D 64, C 64 the same."""
+    net, C = matrix(32), 32
+    x, state = problem(net, C, 80, dtype=torch.bfloat16, theta=0.5 / C if anchor == "chunk" else 0.3, edges=False)
+    x = [z.float() for z in x]
+    got = outcome(net, x, state, "triton", chunk_size=C, anchor=anchor)
+    expected = outcome(net, x, state, "chunked", torch.float64, chunk_size=C, anchor=anchor)
+    assert_near(got, expected, torch.bfloat16)
+    assert errors(got, expected)["y"] > 1e-3  # it was rounded indeed
+
+
 # -- what only a GPU can show ------------------------------------------------------------------------------------------
 
 
