@@ -41,7 +41,7 @@ class Language:
     context: int = 1024  # bytes of a piece in the evaluation
     pieces: int = 64  # of the held-out part, evenly spaced
     edges: tuple[int, ...] = (0, 16, 32, 64, 128, 256, 512, 1024)  # of the bins of position
-    along: int = 65_536  # bytes read from the beginning of the book in one go
+    along: int = 57_344  # bytes read from the beginning of the book in one go
     block: int = 1024  # bytes of it averaged, and after which the other reading starts anew
     vocab_size: int = 256
 

@@ -90,7 +90,11 @@ def stories() -> list[Experiment]:
 
 
 def text() -> list[Experiment]:
-    """A memory beside a window against the window alone, on the bytes of a book."""
+    """A memory beside a window against the window alone, on the bytes of a book.
+
+    Without persistent tokens: these stand at position 0, and the distance to them grows beyond what was trained.
+    "swa, prefix" has them, to show what that does.
+    """
     task = Language()
     base = TitansConfig(
         variant="mag",
@@ -99,11 +103,13 @@ def text() -> list[Experiment]:
         heads=2,
         mlp_ratio=1.5,
         window=32,
+        persistent=0,
         chunk_size=16,
         memory_expansion=2,
         max_theta=0.1,
     )
-    models = {"mag": base, "swa": replace(base, variant="swa", mlp_ratio=3.6)}
+    window = replace(base, variant="swa", mlp_ratio=3.6)
+    models = {"mag": base, "swa": window, "swa, prefix": replace(window, persistent=4)}
     config = TrainConfig(steps=160, lr=4e-3, warmup=20)
     return [Experiment("text", name, model, config, task) for name, model in models.items()]
 

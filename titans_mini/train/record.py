@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m titans_mini.train.record", description=__doc__)
     p.add_argument("--only", nargs="*", default=[], metavar="GROUP[/NAME]", help=f"groups: {', '.join(groups)}")
     p.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
-    p.add_argument("--fresh", action="store_true", help="forget recorded results of these experiments first")
+    p.add_argument("--fresh", action="store_true", help="forget all recorded results of these groups first")
     p.add_argument("--folder", type=Path, default=RESULTS)
     options = p.parse_args(arguments)
     chosen = tuple(e for e in EXPERIMENTS if _wanted(e, options.only))
