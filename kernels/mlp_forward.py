@@ -28,6 +28,7 @@ from titans_mini.kernels.mlp_tiles import (
     load_tokens,
     narrow,
     product,
+    sharp_product,
     slope,
     store_tile,
 )
@@ -58,14 +59,14 @@ def mlp_states(
         here = states + x * (4 * D * E) + j * step
         k = load_tile(k_start + first, rows, cols, stride_t, left, D)
         v = load_tile(v_start + first, rows, cols, stride_t, left, D)
-        # what the memory says to the keys
+        # what the memory says to the keys; in bfloat16 the errors of a nearly learned value would be half rounding
         z2 = tl.zeros((BC, BD), tl.float32)
         for e in range(0, E, BE):
             units = e + tl.arange(0, BE)
-            z1 = product(k, load_tile(here, cols, units, E, D, E), k, PRECISION)
+            z1 = sharp_product(k, load_tile(here, cols, units, E, D, E), PRECISION)
             store_tile(note, z1, rows, units, WIDTH, left, E)
             W2 = load_tile(here + D * E, units, cols, D, E, D)
-            z2 = add_product(z2, activate(z1, ACTIVATION), W2, k, PRECISION)
+            z2 += sharp_product(activate(z1, ACTIVATION), W2, PRECISION)
         store_tile(note + 2 * E, z2, rows, cols, WIDTH, left, D)
         # what every token writes, and the end of the chunk
         delta = last_delta(z2, k.to(tl.float32), v.to(tl.float32), gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)

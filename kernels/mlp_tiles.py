@@ -82,6 +82,12 @@ def add_product(total, x, y, like, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def sharp_product(x, y, PRECISION: tl.constexpr):
+    """Multiply without rounding to half precision first: TF32 where the operands are of half precision."""
+    return tl.dot(x.to(tl.float32), y, input_precision=PRECISION)
+
+
+@triton.jit
 def normalize(z, cols, D: tl.constexpr, eps):
     """x̂ = (z − μ) r and r = 1/√(variance + ε), over the D real columns of a row."""
     centred = tl.where(cols[None, :] < D, z - (tl.sum(z, 1) / D)[:, None], 0.0)

@@ -138,10 +138,17 @@ def test_what_the_kernels_cannot_run(net, C, reason):
 # -- bfloat16: what its rounding does, without a GPU -------------------------------------------------------------------
 
 
-def rounded(x, like):
-    """Round to 8 bits of mantissa, as bfloat16 does, in float32: the interpreter's own bfloat16 truncates."""
-    big = x * 65537.0  # 2¹⁶ + 1
+def rounded(x, bits):
+    """Round to some bits of mantissa, as narrower types do, in float32: the interpreter's own bfloat16 truncates."""
+    big = x * (2.0 ** (24 - bits) + 1)
     return big - (big - x)
+
+
+def rounded_product(x, y, PRECISION):
+    """Multiply as TF32 does."""
+    from titans_mini.kernels.mlp_tiles import tl
+
+    return tl.dot(rounded(x, 11), rounded(y, 11))
 
 
 @contextlib.contextmanager
@@ -151,13 +158,14 @@ def operands_like_bfloat16():
 
     with contextlib.ExitStack() as stack:
         for module in (mlp_tiles, mlp_forward, mlp_backward, mlp_chain):
-            stack.enter_context(mock.patch.object(module, "narrow", rounded))
+            stack.enter_context(mock.patch.object(module, "narrow", lambda x, like: rounded(x, 8)))
+        stack.enter_context(mock.patch.object(mlp_forward, "sharp_product", rounded_product))
         yield
 
 
 def test_rounding_is_that_of_bfloat16():
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(rounded(x, x), x.bfloat16().float())
+    assert torch.equal(rounded(x, 8), x.bfloat16().float())
 
 
 @pytest.mark.skipif(GPU, reason="the device computes in bfloat16 itself, see below")
