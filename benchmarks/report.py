@@ -46,13 +46,13 @@ def hardware(device: str) -> dict:
     return {"cpu": cpu, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
-def commit() -> str:
+def commit(*also: str) -> str:
     """Return the last commit that changed what is measured; a plus sign says that files were changed since."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
-    code = ("--", ":(glob)titans_mini/*.py", ":(glob)benchmarks/*.py")  # not the notebooks, pictures and results
+    code = ("--", ":(glob)titans_mini/*.py", ":(glob)benchmarks/*.py", *also)  # not the notebooks, pictures and results
     try:
         return git("log", "-1", "--format=%h", *code) + ("+" if git("status", "--porcelain", *code) else "")
     except (OSError, subprocess.CalledProcessError):

@@ -116,7 +116,10 @@ def mlp_reads_backward(
         from_s1 = add_product(from_s1, dx1, tl.trans(s1), k, PRECISION)
         from_W1 = add_product(from_W1, dx1, tl.trans(W1), k, PRECISION)
         from_P1 = add_product(from_P1, dx1, tl.trans(P1), k, PRECISION)
-    # to the queries, the keys and the gates
+    # to the queries, the keys and the gates; loaded again, for registers are few
+    q = load_tile(q_start + first, rows, cols, stride_t, left, D)
+    k = load_tile(k_start + first, rows, cols, stride_t, left, D)
+    b1, f1, G1 = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
     dG1 = -from_s1 * product(q, tl.trans(k), k, PRECISION)
     d_scores1 = narrow(from_s1 * -G1, k)
     dq = add_product(b1[:, None] * from_W1 + f1[:, None] * from_P1, d_scores1, k, k, PRECISION)

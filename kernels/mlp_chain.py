@@ -18,6 +18,7 @@ from titans_mini.kernels.mlp_tiles import (
     load_slow,
     load_tile,
     load_tokens,
+    narrow,
     product,
     pull_again,
     slope,
@@ -116,7 +117,11 @@ def mlp_chain_backward(
         dx2 = load_tile(mine + 4 * E + D, rows, cols, NOTES, left, D)
         read_b1, read_f1, _ = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
         read_b2, read_f2, _ = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
-        tl.debug_barrier()  # u1 is read again, by other threads
+        tl.debug_barrier()  # u1 is read again, by other threads; the rest, because registers are few
+        k = load_tile(k_start + first, rows, cols, stride_t, left, D)
+        delta = load_tile(note + 2 * E + D, rows, cols, WIDTH, left, D)
+        s2 = narrow(load_tokens(theta + theta_place + layer * stride_theta, rows, left)[:, None] * delta, k)
+        delta, dz2 = narrow(delta, k), narrow(dz2, k)
         for e in range(0, E, BE):
             units = e + tl.arange(0, BE)
             z1, u1 = load_tile(note, rows, units, WIDTH, left, E), load_tile(mine + 2 * E, rows, units, NOTES, left, E)

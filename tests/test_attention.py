@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from titans_mini.attention import Attention, AttentionState, rotate, segment_lengths, window_mask
+from titans_mini.attention import Attention, AttentionState, rotate
+from titans_mini.flex import Layout, mask_rule
+from titans_mini.masks import Recalled, segment_lengths, window_mask
 
 
 def layer(seed=0, **options):
@@ -133,3 +135,48 @@ def test_state_round_trip_and_errors(tmp_path):
     for wrong in ({"window": 0}, {"segment": 0}, {"window": 4, "segment": 4}):
         with pytest.raises(ValueError, match="one of them"):
             Attention(16, 2, **wrong)
+
+
+# -- FlexAttention: its rules are tested here, its kernel needs a CUDA device ----------------------------------------
+
+LAYOUTS = [Layout(), Layout(window=3), Layout(prefix=2, window=4), Layout(old=5, window=6), Layout(prefix=3, old=2)]
+LAYOUTS += [Layout(prefix=1, extra=4, stride=2), Layout(2, 3, 4, None, 3, 4), Layout(2, 4, 0, None, 2, 0, True)]
+
+
+def dense(layout, T):
+    """The mask that the other implementation uses for the same layout."""
+    k = torch.zeros(1, 1, layout.extra, 2)
+    h = Recalled(k, k, layout.stride, layout.begun, layout.all_extra).visible(T)
+    return torch.cat([torch.ones(T, layout.prefix).bool(), h, window_mask(T, layout.old, layout.window)], 1)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("T", [1, 7])
+def test_a_rule_is_the_mask(layout, T):
+    from torch.nn.attention.flex_attention import create_mask
+
+    expected = dense(layout, T)
+    assert torch.equal(create_mask(mask_rule(layout), None, None, T, expected.shape[1], device="cpu")[0, 0], expected)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("options", [{}, {"window": 8}, {"window": 64}, {"segment": 8}], ids=str)
+def test_flex_equals_sdpa(options, monkeypatch):
+    """Uncompiled and on the CPU, where it may not be used: all of its path but the kernel."""
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.setattr("titans_mini.flex.check_flex", lambda device: None)
+    monkeypatch.setattr("titans_mini.flex._compiled", lambda: flex_attention.flex_attention)
+    x, prefix = inputs(), torch.randn(1, 3, 16, dtype=torch.float64)
+    a, b = (layer(implementation=name, **options) for name in ("sdpa", "flex"))
+    with torch.no_grad():
+        (y, state), (z, other) = (m(x[:, :20], None, prefix) for m in (a, b))
+        torch.testing.assert_close(z, y, rtol=0, atol=1e-10)
+        torch.testing.assert_close(b(x[:, 20:], other, prefix)[0], a(x[:, 20:], state, prefix)[0], rtol=0, atol=1e-10)
+
+
+def test_flex_says_where_it_runs():
+    with pytest.raises(RuntimeError, match="got 'flex' on cpu, expected a CUDA device"):
+        layer(implementation="flex")(inputs())
+    with pytest.raises(ValueError, match="implementation='flash'"):
+        layer(implementation="flash")

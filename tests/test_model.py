@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from titans_mini import TitansConfig, TitansLM, TitansState
-from titans_mini.config import GATES, SIZES, VARIANTS
+from titans_mini.config import GATES, OPEN, SIZES, VARIANTS
 from titans_mini.sampling import choose
 
 OPTIONS = [(variant, {}) for variant in VARIANTS]
@@ -17,6 +17,7 @@ OPTIONS += [("mac", {"order": "psh"}), ("mac", {"long_term": None}), ("mac", {"l
 OPTIONS += [("mal", {"mal_residual": False}), ("mag", {"read": "before"}), ("mac", {"read": "before"})]
 OPTIONS += [("lmm", {"momentum": False}), ("lmm", {"forgetting": False}), ("lmm", {"conv_size": 1})]
 OPTIONS += [("mag", {"memory_depth": 1, "residual": False, "norm": False}), ("mac", {"memory_depth": 4})]
+OPTIONS += [(v, {"forget": "channel"}) for v in ("mac", "mag", "lmm")]
 OPTIONS += [("lmm", {"layer_gates": False, "tie_embeddings": False})]
 
 
@@ -152,7 +153,9 @@ def test_a_preset_can_be_changed_and_names_are_checked():
 
 def test_open_choices_are_the_defaults():
     choices = TitansConfig.open_choices()
-    assert choices["gate"] == repr(TitansConfig().gate) and len(choices) >= 6
+    assert choices.keys() == OPEN.keys() and len(choices) >= 10
+    assert all(choice.default == repr(getattr(TitansConfig(), name)) for name, choice in choices.items())
+    assert all(len(choice.reason.split()) > 5 for choice in choices.values())
 
 
 # -- generation --------------------------------------------------------------------------------------------------------
@@ -257,6 +260,9 @@ def test_errors_name_got_and_expected():
         ({"long_term": 5}, "a divisor of segment"),
         ({"gate": "tanh"}, "gate: got 'tanh'"),
         ({"persistent": -1}, "persistent: got -1"),
+        ({"forget": "vector"}, "forget: got 'vector'"),
+        ({"forget": "channel", "memory_expansion": 1.5}, "a whole number"),
+        ({"attention": "flash"}, "attention: got 'flash'"),
         ({"variant": "mag", "literal": True}, "the others do not leak"),
     ],
     ids=str,

@@ -1,7 +1,7 @@
 """Attention in the three shapes the architectures need: causal, a sliding window with a prefix, and by segment.
 
-All of them are `scaled_dot_product_attention` with a mask. What has to be kept from call to call is bounded by the
-window or the segment; only full causal attention keeps everything it has seen.
+All of them are `scaled_dot_product_attention` with a mask, or FlexAttention with a rule (`flex`). What has to be kept
+from call to call is bounded by the window or the segment; only full causal attention keeps everything it has seen.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_mini.flex import Layout, flex
+from titans_mini.masks import Recalled, segment_lengths, window_mask
 from titans_mini.state import State
+
+IMPLEMENTATIONS = ("sdpa", "flex")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +76,6 @@ def _wide(x: Tensor) -> torch.device:
     return torch.device("cpu") if x.device.type == "mps" else x.device
 
 
-def window_mask(new: int, old: int, window: int | None, device: torch.device | None = None) -> Tensor:
-    """Say which of the last tokens each new token sees: itself and the window − 1 before it.
-
-    Args:
-        new: T, number of new tokens.
-        old: N, number of older tokens whose keys are kept.
-        window: how many tokens a query sees, itself included; None for all.
-        device: where the mask lives.
-
-    Returns:
-        (T, N + T) booleans.
-
-    Built in: notebooks/07 · Paper: section 4.2
-    """
-    distance = torch.arange(new, device=device)[:, None] + old - torch.arange(old + new, device=device)
-    return (distance >= 0) & (distance < (window or old + new + 1))
-
-
 class Attention(nn.Module):
     """Softmax attention that sees the last `window` tokens, or its own segment, and a prefix that is always visible.
 
@@ -100,6 +86,7 @@ class Attention(nn.Module):
         segment: tokens of a segment; attention starts afresh at each. With neither, causal attention over everything.
         offset: position of the first token; the prefix has position 0, and tokens between may be `extra`.
         rope_base: of the rotary positions.
+        implementation: "sdpa", or "flex": FlexAttention on a CUDA device, the same result by a compiled rule.
 
     Raises:
         ValueError: if sizes do not fit.
@@ -116,6 +103,7 @@ class Attention(nn.Module):
         segment: int | None = None,
         offset: int = 1,
         rope_base: float = 10_000.0,
+        implementation: str = "sdpa",
     ) -> None:
         """Build the projections; see the class for the arguments."""
         super().__init__()
@@ -125,6 +113,9 @@ class Attention(nn.Module):
             raise ValueError(
                 f"Attention: got window={window}, segment={segment}, expected one of them, or none, at least 1"
             )
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"Attention: got implementation={implementation!r}, expected one of {IMPLEMENTATIONS}")
+        self.implementation = implementation
         self.dim, self.heads, self.window, self.segment = dim, heads, window, segment
         self.offset, self.rope_base = offset, rope_base
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -193,7 +184,7 @@ class Attention(nn.Module):
         v: Tensor,
         state: AttentionState,
         fixed: tuple[Tensor, ...] | None = None,
-        extra: tuple[Tensor, Tensor, Tensor] | None = None,
+        extra: Recalled | None = None,
     ) -> tuple[Tensor, AttentionState]:
         """Weigh values, short of the output projection.
 
@@ -203,7 +194,7 @@ class Attention(nn.Module):
             v: (B, H, T, D) values.
             state: what came before.
             fixed: keys and values (B or 1, H, P, D) of a prefix that everyone sees.
-            extra: keys and values (B, H, E, D) with a mask (T, E) behind them.
+            extra: keys and values between the prefix and the tokens.
 
         Returns:
             (B, T, dim) and the state after the last token.
@@ -211,7 +202,9 @@ class Attention(nn.Module):
         Built in: notebooks/07 · Paper: eq. 2
         """
         front = [] if fixed is None else [tuple(z.expand(len(q), -1, -1, -1) for z in fixed)]
-        if self.window and q.shape[2] > self.window:
+        if self.implementation == "flex" and q.shape[2] > 1:
+            y = self._by_rule(q, k, v, state, front, extra)
+        elif self.window and q.shape[2] > self.window:
             y = self._in_blocks(q, k, v, state, front)
         else:
             y = self._at_once(q, k, v, state, front, extra)
@@ -232,10 +225,19 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         keys, values, mask = [state.k.to(k), k], [state.v.to(v), v], window_mask(T, old, self.window, q.device)
         if extra is not None:
-            keys, values, mask = [extra[0], *keys], [extra[1], *values], torch.cat([extra[2], mask], 1)
+            keys, values, mask = [extra.k, *keys], [extra.v, *values], torch.cat([extra.visible(T), mask], 1)
         for a, b in front:
             keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[2], 0), value=True)
         return F.scaled_dot_product_attention(q, torch.cat(keys, 2), torch.cat(values, 2), attn_mask=mask)
+
+    def _by_rule(self, q, k, v, state, front, extra) -> Tensor:
+        """All keys in one line, [P ‖ h ‖ older ‖ new], and a rule that says who sees whom."""
+        parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
+        sizes = {"prefix": sum(a.shape[2] for a, _ in front), "old": state.k.shape[2], "window": self.window}
+        if extra:
+            sizes |= {"extra": extra.k.shape[2], "stride": extra.stride, "begun": extra.begun}
+        keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
+        return flex(q, keys, values, Layout(**sizes, all_extra=bool(extra and extra.everything)))
 
     def _in_blocks(self, q, k, v, state, front) -> Tensor:
         """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
@@ -266,21 +268,3 @@ class Attention(nn.Module):
         if keep is not None:
             k, v = (z[:, :, max(0, z.shape[2] - keep) :] for z in (k, v))
         return AttentionState(k, v, position)
-
-
-def segment_lengths(tokens: int, position: int, segment: int) -> list[int]:
-    """Cut a call where segments end.
-
-    Args:
-        tokens: T of the call.
-        position: tokens seen before.
-        segment: tokens of a segment.
-
-    Returns:
-        Lengths of the parts, each inside one segment.
-
-    Built in: notebooks/07 · Paper: section 4.1
-    """
-    first = min(tokens, segment - position % segment)
-    rest = tokens - first
-    return [first] + [segment] * (rest // segment) + ([rest % segment] if rest % segment else [])

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from titans_mini.attention import Attention, rotate, segment_lengths
+from titans_mini.attention import rotate
 from titans_mini.config import TitansConfig
-from titans_mini.mixers import BlockState, Gate, Mixer, build_memory
+from titans_mini.masks import Recalled, segment_lengths
+from titans_mini.mixers import BlockState, Gate, Mixer, build_attention, build_memory
 
 
 class MemoryAsContext(Mixer):
@@ -32,7 +33,7 @@ class MemoryAsContext(Mixer):
         self.stride = c.segment // self.count
         first = 1 + (self.count if c.order == "phs" else 0)
         self.h_offset = 1 if c.order == "phs" else 1 + c.segment
-        self.attention = Attention(c.dim, c.heads, segment=c.segment, offset=first, rope_base=c.rope_base)
+        self.attention = build_attention(c, segment=c.segment, offset=first)
         self.gate = Gate(c.dim, c.gate, c.norm_eps)
 
     def init_state(self, batch: int) -> BlockState:
@@ -103,10 +104,8 @@ class MemoryAsContext(Mixer):
         self, qkv: tuple[Tensor, ...], fixed: tuple[Tensor, ...] | None, s: BlockState
     ) -> tuple[Tensor, Tensor, BlockState]:
         """Attend and write, eq. 22–24: y, what the memory says to it, and the state."""
-        begun, T = s.attention.position % self.c.segment, qkv[0].shape[2]
-        h_at = torch.arange(s.h_keys.shape[2], device=qkv[0].device) * self.stride
-        visible = h_at <= torch.arange(begun, begun + T, device=h_at.device)[:, None]
-        extra = (s.h_keys, s.h_values, torch.ones_like(visible) if self.c.literal else visible)
+        begun = s.attention.position % self.c.segment
+        extra = Recalled(s.h_keys, s.h_values, self.stride, begun, self.c.literal)
         y, attention = self.attention.attend(*qkv, s.attention, fixed, extra)
         y = self.attention.to_output(y)
         m, memory = self.memory.write(y, s.memory)

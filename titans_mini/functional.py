@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from titans_mini.backends import BACKENDS, choose
+from titans_mini.channelwise import channelwise
 from titans_mini.network import MemoryNet
 from titans_mini.recurrence import recurrence
 from titans_mini.state import MemoryState
@@ -38,9 +39,10 @@ def neural_memory(
         q: (B, H, T, D) queries.
         k: (B, H, T, D) keys.
         v: (B, H, T, D) values.
-        alpha: (B, H, T) forget gates in [0, 1], or (B, H, T, depth): one for each layer.
-        eta: momentum gates in [0, 1], shaped like alpha.
-        theta: step sizes in [0, 1], shaped like alpha.
+        alpha: (B, H, T) forget gates in [0, 1], or (B, H, T, depth): one for each layer, or (B, H, T, 1 or depth, D):
+            one for each channel, see `channelwise`.
+        eta: (B, H, T) momentum gates in [0, 1], or (B, H, T, depth).
+        theta: step sizes in [0, 1], shaped like eta.
         state: where to go on from; default a fresh `net.init_state(B, H)`. It is never changed.
         net: the memory's network.
         chunk_size: C. Gradients are taken at the memory as it was at the start of the chunk; 1 is the online rule.
@@ -66,6 +68,8 @@ def neural_memory(
     if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
         raise ValueError(f"group_size: got {group_size!r}, expected an integer ≥ 1, in chunks, or None")
     _check_tensors(q, k, v, alpha, eta, theta, net)
+    if alpha.dim() == 5:
+        _check_channels(net, anchor, backend)
     dtype = torch.float32 if v.dtype in _HALF else v.dtype
     B, H = v.shape[:2]
     if state is None:
@@ -73,6 +77,8 @@ def neural_memory(
     _check_state(state, net, B, H, v.device, dtype, chunk_size, anchor)
     gates = [x.unsqueeze(-1) if x.dim() == 3 else x for x in (alpha, eta, theta)]
     (run, takes_half), outer = choose(backend, net, v, chunk_size, anchor), torch.is_grad_enabled()
+    if alpha.dim() == 5 and run is not recurrence:
+        run, takes_half = channelwise, False
     grouping = () if run is recurrence else (group_size,)
     # inference mode off: the memory differentiates while it reads. autocast off: bfloat16 rounds small writes away
     with torch.inference_mode(False), torch.set_grad_enabled(outer), torch.autocast(v.device.type, enabled=False):
@@ -133,10 +139,28 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, 
         _check_gate(name, named[name], v, net)
 
 
+def _check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
+    """Refuse what does not go with a forget gate for each channel."""
+    if anchor == "token" or backend == "triton":
+        got = "anchor='token'" if anchor == "token" else "backend='triton'"
+        raise ValueError(
+            f"alpha: got a rate for each channel with {got}, expected anchor='chunk' (chunk_size=1 is the online rule) "
+            "and another backend: neither the closed form nor the kernels have one"
+        )
+    if any(out % net.dim for _, out in net.shapes):
+        raise ValueError(
+            f"alpha: got a rate for each of {net.dim} channels, expected hidden layers of a multiple of {net.dim}, not "
+            f"{net.shapes[0][1]}: an expansion that is a whole number"
+        )
+
+
 def _check_gate(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> None:
     """Refuse a gate of the wrong shape, with NaN, or outside [0, 1]."""
     shape = tuple(v.shape[:3])
-    if tuple(gate.shape) not in (shape, (*shape, 1), (*shape, net.depth)):
+    allowed = [shape, (*shape, 1), (*shape, net.depth)]
+    if name == "alpha":
+        allowed += [(*x, net.dim) for x in allowed[1:]]
+    if tuple(gate.shape) not in allowed:
         raise ValueError(
             f"{name}: got shape {tuple(gate.shape)}, expected {shape} or {(*shape, net.depth)} (one for each layer): "
             "one gate per token and head"

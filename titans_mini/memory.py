@@ -47,6 +47,7 @@ class NeuralMemory(nn.Module):
         max_theta: cap of θ; default 1/C (1 with anchor="token").
         momentum: False fixes η = 0: no surprise is carried on.
         forgetting: False fixes α = 0: nothing decays.
+        forget: "scalar", one α per head and layer, or "channel", one for each of D channels, see `channelwise`.
         eps: inside the memory's norm; default 0.1/D. ⚠ Much larger than usual: forgetting shrinks the weights, a norm
             with a tiny eps scales them up again, and heads with short half-lives then amplify rounding a million
             times within 4,096 tokens (measured in tests/test_memory.py).
@@ -81,6 +82,7 @@ class NeuralMemory(nn.Module):
         max_theta: float | None = None,
         momentum: bool = True,
         forgetting: bool = True,
+        forget: str = "scalar",
         eps: float | None = None,
     ) -> None:
         """Build the layer; see the class for the arguments."""
@@ -91,6 +93,8 @@ class NeuralMemory(nn.Module):
                 "and dim a multiple of heads (or head_dim given)"
             )
         self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
+        if forget not in ("scalar", "channel"):
+            raise ValueError(f"forget: got {forget!r}, expected 'scalar' or 'channel' (one α for each channel)")
         eps = 0.1 / self.head_dim if eps is None else eps
         self.net = MemoryNet(self.head_dim, depth, expansion, activation, residual, norm, eps)
         self.options = {"chunk_size": chunk_size, "anchor": anchor, "read": read, "backend": backend}
@@ -109,7 +113,10 @@ class NeuralMemory(nn.Module):
         inner = self.heads * self.head_dim
         self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.conv = nn.Conv1d(3 * inner, 3 * inner, conv_size, groups=3 * inner, bias=False)
-        self.to_gates = nn.Linear(dim, len(self.learned_gates) * heads * self.gate_layers)
+        self.gate_sizes = {name: heads * self.gate_layers for name in self.learned_gates}
+        if forget == "channel" and forgetting:
+            self.gate_sizes["alpha"] *= self.head_dim
+        self.to_gates = nn.Linear(dim, sum(self.gate_sizes.values()))
         self.to_output_gate = nn.Linear(dim, inner, bias=False)
         self.output_norm = nn.Parameter(torch.ones(self.heads, 1, self.head_dim))
         self.to_output = nn.Linear(inner, dim, bias=False)
@@ -131,7 +138,8 @@ class NeuralMemory(nn.Module):
             "theta": torch.full_like(start_alpha, self.theta / self.max_theta).logit(),
         }
         start_alpha[:, :-1] = half_life_bias(self.feature_half_life)
-        self.to_gates.bias.copy_(torch.stack([start[name] for name in self.learned_gates]).flatten())
+        parts = [(start[name].flatten(), size) for name, size in self.gate_sizes.items()]
+        self.to_gates.bias.copy_(torch.cat([x.repeat_interleave(size // len(x)) for x, size in parts]))
         self.to_gates.weight.zero_()
 
     def extra_repr(self) -> str:
@@ -164,14 +172,16 @@ class NeuralMemory(nn.Module):
             x: (B, T, dim).
 
         Returns:
-            Three tensors (B, H, T, L), L = 1 without `layer_gates`: α, η in [0, 1], θ in [0, max_theta].
+            Three tensors (B, H, T, L), L = 1 without `layer_gates`: α, η in [0, 1], θ in [0, max_theta]. With
+            forget="channel" α is (B, H, T, L, D).
 
         Built in: notebooks/05 · Paper: section 3.1
         """
         raw = self.to_gates(x)
         raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # half precision has no α = 0.0002
-        raw = raw.unflatten(-1, (-1, self.heads, self.gate_layers)).movedim(1, 3)  # (B, learned gates, H, T, L)
-        learned = dict(zip(self.learned_gates, raw.unbind(1), strict=True))
+        parts = raw.split(list(self.gate_sizes.values()), -1)  # (B, T, H·L or H·L·D)
+        parts = [x.unflatten(-1, (self.heads, self.gate_layers, -1)).transpose(1, 2) for x in parts]
+        learned = {name: x.squeeze(-1) for name, x in zip(self.gate_sizes, parts, strict=True)}
         none = torch.zeros_like(learned["theta"])
         return learned.get("alpha", none), learned.get("eta", none), learned["theta"] * self.max_theta
 

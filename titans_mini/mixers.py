@@ -126,7 +126,20 @@ def build_memory(c: TitansConfig) -> NeuralMemory:
         max_theta=c.max_theta,
         momentum=c.momentum,
         forgetting=c.forgetting,
+        forget=c.forget,
     )
+
+
+def build_attention(c: TitansConfig, **shape: int | None) -> Attention:
+    """Build the attention that a configuration asks for.
+
+    Args:
+        c: the configuration.
+        shape: window, segment and offset of `Attention`.
+
+    Built in: notebooks/07 · Paper: –
+    """
+    return Attention(c.dim, c.heads, rope_base=c.rope_base, implementation=c.attention, **shape)
 
 
 class Mixer(nn.Module):
@@ -180,7 +193,7 @@ class AttentionAlone(Mixer):
         """Build the attention."""
         super().__init__(c if c.variant == "swa" else dataclasses.replace(c, persistent=0))
         window = c.window if c.variant == "swa" else None
-        self.attention = Attention(c.dim, c.heads, window=window, rope_base=c.rope_base)
+        self.attention = build_attention(c, window=window)
 
     def init_state(self, batch: int) -> BlockState:
         """Start with nothing seen."""
@@ -202,7 +215,7 @@ class MemoryAsGate(Mixer):
         """Build both branches and the gate."""
         super().__init__(c)
         self.memory = build_memory(c)
-        self.attention = Attention(c.dim, c.heads, window=c.window, rope_base=c.rope_base)
+        self.attention = build_attention(c, window=c.window)
         self.gate = Gate(c.dim, c.gate, c.norm_eps)
 
     def init_state(self, batch: int) -> BlockState:
@@ -227,7 +240,7 @@ class MemoryAsLayer(Mixer):
         super().__init__(c)
         self.memory = build_memory(c)
         self.between = nn.RMSNorm(c.dim, c.norm_eps)
-        self.attention = Attention(c.dim, c.heads, window=c.window, rope_base=c.rope_base)
+        self.attention = build_attention(c, window=c.window)
 
     def init_state(self, batch: int) -> BlockState:
         """Start with the persistent tokens read; the memory's answers to them are the attention's prefix."""

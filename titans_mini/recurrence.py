@@ -86,6 +86,25 @@ def gates_of_token(gates: Tensor, t: int, depth: int) -> list[Tensor]:
     return [g[..., None, None] for g in gates[:, :, t].expand(-1, -1, depth).unbind(-1)]
 
 
+def rates_of_token(alpha: Tensor, t: int, net: MemoryNet) -> list[Tensor]:
+    """Take the channel-wise forget gates of token t, one rate for each output of a layer.
+
+    Args:
+        alpha: (B, H, T, 1 or L, D).
+        t: token index.
+        net: the memory's network; in a layer with r·D outputs, r neighbouring ones share a rate.
+
+    Returns:
+        L tensors (B, H, 1, out), which decay the columns of (B, H, in, out).
+
+    Built in: notebooks/08 · Paper: eq. 32
+    """
+    rates = alpha[:, :, t].expand(-1, -1, net.depth, -1).unbind(2)
+    return [
+        x.repeat_interleave(out // net.dim, -1).unsqueeze(-2) for x, (_, out) in zip(rates, net.shapes, strict=True)
+    ]
+
+
 def recurrence(
     q: Tensor,
     k: Tensor,
@@ -105,7 +124,7 @@ def recurrence(
         q: (B, H, T, D) queries.
         k: (B, H, T, D) keys.
         v: (B, H, T, D) values.
-        alpha: (B, H, T, 1 or L) forget gates.
+        alpha: (B, H, T, 1 or L) forget gates, or (B, H, T, 1 or L, D): one for each channel.
         eta: (B, H, T, 1 or L) momentum gates.
         theta: (B, H, T, 1 or L) step sizes.
         state: where to go on from.
@@ -125,8 +144,9 @@ def recurrence(
         at, position = M, 0  # a chunk begins
     y = []
     for t in range(q.shape[2]):
-        gates = [gates_of_token(g, t, net.depth) for g in (alpha, eta, theta)]
-        M_next, S = write(M, S, surprise(net, at, k[:, :, t], v[:, :, t]), *gates)
+        steps = [gates_of_token(g, t, net.depth) for g in (eta, theta)]
+        forget = rates_of_token(alpha, t, net) if alpha.dim() == 5 else gates_of_token(alpha, t, net.depth)
+        M_next, S = write(M, S, surprise(net, at, k[:, :, t], v[:, :, t]), forget, *steps)
         y.append(net(M_next if read == "after" else M, q[:, :, t : t + 1]))
         M, position = M_next, (position + 1) % C
         if position == 0:

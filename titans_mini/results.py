@@ -10,6 +10,12 @@ FOLDERS = (HERE / "assets" / "results", HERE.parent / "assets" / "results")  # i
 COMMANDS = {
     "chunked_cpu": "python -m benchmarks --json assets/results/chunked_cpu.json",
     "stream_cpu": "python -m benchmarks.stream",
+    "kernels_gpu": "python -m benchmarks.gpu",
+    "kernels_compiled": "python -m tests.kernels.compiling",
+    "remember_needle": "make results",
+    "remember_ablations": "make results",
+    "remember_babi": "make results",
+    "remember_text": "make results",
 }
 
 
@@ -17,7 +23,9 @@ def load_results(name: str) -> dict:
     """Read a recorded result.
 
     Args:
-        name: "chunked_cpu" (times of all forms of the memory) or "stream_cpu" (a million bytes, token by token).
+        name: "chunked_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
+            "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or the trainings of
+            notebook 09: "remember_needle", "remember_ablations", "remember_babi", "remember_text".
 
     Returns:
         What the file holds; always with `hardware`, `date`, `commit` and `command`.

@@ -186,13 +186,14 @@ def main(words: list[str]) -> None:
     """Compile, and write rows with versions, date and commit."""
     import triton
 
-    from benchmarks import report
+    from benchmarks import gpu_report, report
 
     few = words[:1] == ["--few"]
     rows = compile_all([case for case in CASES if case.few or not few])
     head = {"triton": triton.__version__, "torch": torch.__version__, "date": date.today().isoformat()}
     head |= {"command": "python -m tests.kernels.compiling", "hardware": "none: compiled ahead of time, not run"}
-    report.write_json(Path(words[1]) if few else RECORD, head | {"commit": report.commit(), "kernels": rows})
+    head |= {"commit": report.commit(gpu_report.KERNELS), "kernels": rows}
+    report.write_json(Path(words[1]) if few else RECORD, head)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,12 @@
-"""What the tests of all kernels share: where they run, guarded memory, outcomes, and how far two outcomes are apart."""
+"""What the tests of all kernels share: where they run, guarded memory, outcomes, and how far two outcomes are apart.
+
+Kernels run on a GPU where there is one, else by Triton's interpreter, which has to be told before triton is loaded.
+"""
 
 import contextlib
 import importlib.util
+import os
+import sys
 from unittest import mock
 
 import pytest
@@ -13,6 +18,8 @@ from titans_mini.backends import kernels
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
+if not GPU and "triton" not in sys.modules:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 FLOAT32 = 1e-5  # relative RMS against float64
 HALF = {"y": 0.005, "end": 0.005, "qkv": 0.008, "gates": 0.02}
 GUARD = 256  # numbers before and behind every tensor, so that nothing loses its alignment
@@ -105,7 +112,7 @@ def outcome(net, x, state, backend, dtype=None, guard=None, **options):
 
 def _weight(z):
     g = torch.Generator().manual_seed(z.numel())
-    return torch.randn(z.shape, generator=g, dtype=torch.float64).to(z.device)
+    return torch.randn(z.shape, generator=g).bfloat16().double().to(z.device)  # the same gradient arrives in every type
 
 
 def _names(state):

@@ -14,8 +14,6 @@ from titans_mini.data.fetch import fetch
 from titans_mini.data.text import to_bytes
 from titans_mini.train.sources import Source, Windows
 
-HEADING = re.compile(r"^(?:ADVENTURE )?[IVX]+\. (?:THE |A )[A-Z' -]+$", re.M)  # of the stories of Sherlock Holmes
-
 
 @lru_cache(maxsize=2)
 def book(name: str) -> str:

@@ -24,7 +24,7 @@ class Needle:
     """
 
     task: RecallTask = RecallTask(pairs=4, questions=12, keys=16, values=16, noise=16)
-    stages: tuple[tuple[int, int], ...] = ((40, 1), (80, 2))  # (until this step, pairs): the curriculum
+    stages: tuple[tuple[int, int], ...] = ((60, 1), (120, 2))  # (until this step, pairs): the curriculum
     batch: int = 16
     length: int = 64  # of every sequence in training
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -88,7 +88,7 @@ def gates_by_kind(model: nn.Module, task: RecallTask, seed: int, length: int = 2
     if not memories:
         return None
     seen: list[torch.Tensor] = []
-    hook = memories[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    hook = memories[0].to_gates.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     tokens = task.batch(16, length, seed).tokens
     try:
         model(tokens)
