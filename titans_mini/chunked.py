@@ -7,8 +7,8 @@ are summed once, at the end of the chunk. `deep` runs the chunks of a network, `
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -99,16 +99,14 @@ def _run(run: Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices
     """Run equal chunks, by way of `_Chunks` when gradients are wanted."""
     everything = [*tensors, *M, *S, *at, *run.net.parameters()]
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in everything)):
-        return _engine(run)[0](run, tensors, M, S, at)
+        return _engine(run, tensors[0].shape[2]).forward(run, tensors, M, S, at)
     y, *ends = _Chunks.apply(run, *everything)
     return y, ends[: run.net.depth], ends[run.net.depth :]
 
 
-def _engine(run: Run) -> tuple[Callable, Callable]:
-    """Choose the forward and the backward pass: a matrix is run in batches of chunks."""
-    if run.net.is_matrix:
-        return linear.forward, linear_backward.backward
-    return deep.forward, deep.backward
+def _engine(run: Run, size: int) -> ModuleType:
+    """Choose how chunks of a size are run: those of a matrix in batches, where they are short or the rule is exact."""
+    return linear if run.net.is_matrix and (run.online or size < linear.SHORT) else deep
 
 
 class _Chunks(torch.autograd.Function):
@@ -121,7 +119,7 @@ class _Chunks(torch.autograd.Function):
     def forward(ctx: Any, run: Run, *everything: Tensor) -> tuple[Tensor, ...]:
         L, kept = run.net.depth, []
         tensors, M, S, at = list(everything[:6]), *(list(everything[6 + i * L : 6 + (i + 1) * L]) for i in range(3))
-        y, M, S = _engine(run)[0](run, tensors, M, S, at, kept)
+        y, M, S = _engine(run, tensors[0].shape[2]).forward(run, tensors, M, S, at, kept)
         ctx.run, ctx.inputs = run, len(everything)
         # all by way of save_for_backward: it is freed after use, and hooks see it (offloading, checkpointing)
         ctx.save_for_backward(*everything, *kept)
@@ -134,7 +132,8 @@ class _Chunks(torch.autograd.Function):
         run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[6 + 3 * L :]))
         at = list(everything[6 + 2 * L : 6 + 3 * L])
         with torch.no_grad(), torch.autocast(dy.device.type, enabled=False):
-            grads = _engine(run)[1](run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
+            backward = linear_backward if _engine(run, everything[0].shape[2]) is linear else deep
+            grads = backward.backward(run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
         if torch.is_grad_enabled():  # create_graph=True
             grads = _FirstOrder.apply(len(grads), *grads, dy, *ends, *everything)
         return None, *grads

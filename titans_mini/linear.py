@@ -4,8 +4,8 @@ For a matrix the states alone go one after the other; everything else is done fo
     states   error = v − k M,  w = 2θ error;   Z_next = decay(Z) + [G_C k | n_C k]ᵀ w       in sequence
     answers  y = [b q | f q] Z + (q kᵀ ∘ G) w                                               together
 where Z is the memory on top of its momentum. The exact online rule asks M_{t−1}: error = v − [b₋ k | f₋ k] Z, and the
-triangular systems that make w of it are inverted ahead. A batch is about 64 tokens: one chunk of 64, eight of 8.
-Its chunks and the heads are one axis X, chunk before head. `linear_backward` goes the same way back.
+triangular systems that make w of it are inverted ahead. The chunks of a batch and the heads are one axis X, chunk
+before head. `linear_backward` goes the same way back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from titans_mini.decay import Gates
 from titans_mini.spans import Run, Span, spans
 from titans_mini.stack import Matrices, Stack, Twice
 
-BATCH = 64  # tokens: what they need fits the processor's cache
+BATCH, MOST = 256, 16  # tokens and chunks of a batch: what they need fits the processor's cache
+SHORT = 64  # chunks from this length on fill the cache by themselves: `deep` runs them one by one, which is faster
 
 
 class Batch(NamedTuple):
@@ -36,7 +37,7 @@ class Batch(NamedTuple):
 
 def batch_size(run: Run, c: int) -> int:
     """Choose how many chunks of c tokens make a batch: whole groups, or a part of one."""
-    m = max(1, BATCH // c)
+    m = max(1, min(MOST, BATCH // c))
     return run.group if m < run.group else m // run.group * run.group
 
 
