@@ -36,22 +36,28 @@ class Batch(NamedTuple):
 
 
 def batch_size(run: Run, c: int) -> int:
-    """Choose how many chunks of c tokens make a batch: whole groups, or a part of one."""
+    """Choose how many chunks of c tokens make a batch: whole groups, or a part of one.
+
+    Built in: notebooks/06 · Paper: –
+    """
     m = max(1, min(MOST, BATCH // c))
     return run.group if m < run.group else m // run.group * run.group
 
 
-def cut(x: Tensor, m: int) -> list[Tensor]:
+def _cut(x: Tensor, m: int) -> list[Tensor]:
     """Cut (N, chunks, …) into batches (m·N, …). Batches of one chunk are views."""
     return x.unbind(1) if m == 1 else x.transpose(0, 1).flatten(0, 1).split(m * x.shape[0])
 
 
 def batches(run: Run, span: Span, tensors: list[Tensor], m: int) -> Iterator[Batch]:
-    """Cut a span into batches of m chunks."""
+    """Cut a span into batches of m chunks.
+
+    Built in: notebooks/06 · Paper: –
+    """
     chunks = range(span.here.start, span.here.stop)
     here = (slice(i, min(i + m, len(chunks))) for i in range(0, len(chunks), m))
     qkv = [cut(x[:, span.here], m) for x in tensors[:3]]
-    fields = [[None] * len(qkv[0]) if x is None else cut(x[0], m) for x in span.gates]
+    fields = [[None] * len(qkv[0]) if x is None else _cut(x[0], m) for x in span.gates]
     for place, q, k, v, *g in zip(here, *qkv, *fields, strict=True):
         g = Gates(*g)
         yield Batch(place, q, k, v, g, online_inverse(k, g.step, g.G_before) if run.online else None)

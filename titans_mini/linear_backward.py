@@ -23,7 +23,10 @@ class Memory(NamedTuple):
 
 
 def recall(run: Run, b: Batch, states: Tensor, errors: Tensor, at: Tensor, room: Room) -> Memory:
-    """Compute what was not kept: the writes, and the states inside of groups; states are (groups, N, 2D, D)."""
+    """Compute what was not kept: the writes, and the states inside of groups; states are (groups, N, 2D, D).
+
+    Built in: notebooks/06 · Paper: –
+    """
     N, m = states.shape[1], b.here.stop - b.here.start
     w = b.g.step * errors
     w = torch.bmm(b.inverse, w) if run.online else w

@@ -64,12 +64,18 @@ class Twice:
 
 
 def rows(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of rows: (…, D) and (…, D) to (…, 1)."""
+    """Inner products of rows: (…, D) and (…, D) to (…, 1).
+
+    Built in: notebooks/06 · Paper: –
+    """
     return (x * y).sum(-1, keepdim=True)
 
 
 def twice_backward(d: Tensor, x: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate `Twice`: from (N, c, 2D) to the gradients at x (N, c, D) and at the gates (N, c, 2, 1)."""
+    """Differentiate `Twice`: from (N, c, 2D) to the gradients at x (N, c, D) and at the gates (N, c, 2, 1).
+
+    Built in: notebooks/06 · Paper: –
+    """
     d = d.view(*x.shape[:2], 2, x.shape[2])
     (left, right), (a, b) = d.unbind(2), pair.unbind(2)
     return (left * a).addcmul_(right, b), rows(d, x.unsqueeze(2))
