@@ -17,7 +17,7 @@ from tests.helpers import (
     start,
     tensors,
 )
-from titans_mini import MemoryState, NeuralMemory, neural_memory
+from titans_mini import MemoryState, NeuralMemory, linear, neural_memory
 
 BACKENDS = ["recurrence", "chunked"]
 
@@ -280,6 +280,21 @@ def test_grad_mode_changes_no_number():
         without = neural_memory(*x, state, net=net, chunk_size=2)
     with_graph = neural_memory(*(z.requires_grad_() for z in x), state, net=net, chunk_size=2)
     assert results_difference(with_graph, without) == 0
+
+
+@pytest.mark.parametrize("read", ["after", "before"])
+@pytest.mark.parametrize(("residual", "chunk_size", "group_size"), [(False, 3, 1), (True, 3, 2), (False, 2, 3)])
+def test_a_matrix_one_chunk_at_a_time_or_in_batches(residual, chunk_size, group_size, read, monkeypatch):
+    run, leaves = problem(1, residual, norm=False, T=29, B=2, H=2, D=3, position=1)
+    options = {"backend": "chunked", "chunk_size": chunk_size, "group_size": group_size, "read": read}
+    monkeypatch.setattr(linear, "MOST", 4)  # several batches, the last one smaller
+    found = []
+    for short in (0, 64):  # all chunks count as long, all as short
+        monkeypatch.setattr(linear, "SHORT", short)
+        found.append((run(*leaves, **options), gradients(lambda: run(*leaves, **options), leaves)))
+    for one, other in zip(*found, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert difference(a, b) <= 1e-12
 
 
 @pytest.mark.parametrize("anchor", ["chunk", "token"])

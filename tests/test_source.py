@@ -14,9 +14,10 @@ from tools import hygiene, notebooks
 ROOT = notebooks.ROOT
 PACKAGE = ROOT / "titans_mini"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-ORDER = ["gates", "state", "derivatives", "network", "recurrence", "decay", "stack", "chunk", "chunk_backward"]
-ORDER += ["chunked", "channelwise", "backends", "functional", "checks", "memory", "masks", "flex", "attention"]
-ORDER += ["config", "baselines", "mixers", "context", "blocks", "sampling", "hub", "model", "trace"]  # import left
+ORDER = ["gates", "state", "derivatives", "network", "recurrence", "decay", "stack", "chunk"]
+ORDER += ["chunk_backward", "spans", "deep", "linear", "linear_backward", "chunked", "channelwise"]
+ORDER += ["backends", "functional", "checks", "memory", "masks", "flex", "attention", "config"]
+ORDER += ["baselines", "mixers", "context", "blocks", "sampling", "hub", "model", "trace"]  # imports point left
 MATHEMATICAL = [name for name in ORDER if name not in ("state", "checks", "config", "hub", "trace")]
 MAX_LINES = 300
 LAST_EQUATION = 35  # the paper's equations run from 1 to 35

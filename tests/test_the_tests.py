@@ -6,13 +6,19 @@ import torch
 import titans_mini.chunk
 import titans_mini.chunk_backward
 import titans_mini.chunked
+import titans_mini.deep
 import titans_mini.functional
+import titans_mini.linear
+import titans_mini.linear_backward
 import titans_mini.network
 import titans_mini.recurrence
+import titans_mini.spans
 from tests import test_errors, test_gradients, test_parity, test_recurrence
 
 chunk, chunk_backward, chunked = titans_mini.chunk, titans_mini.chunk_backward, titans_mini.chunked
 recurrence, functional = titans_mini.recurrence, titans_mini.functional
+spans, deep = titans_mini.spans, titans_mini.deep
+linear, linear_backward = titans_mini.linear, titans_mini.linear_backward
 
 
 def parity(depth=2, residual=True, norm=True, layers=None, read="after"):
@@ -34,8 +40,8 @@ def oracle(backend="recurrence"):
 
 def gates_where(patch, change):
     """Change what the gates of a run of chunks multiply up to."""
-    right = chunked.multiply_gates
-    patch.setattr(chunked, "multiply_gates", lambda *z, **o: (change(lambda *y: right(*y)[0], *z), *right(*z, **o)[1:]))
+    right = spans.multiply_gates
+    patch.setattr(spans, "multiply_gates", lambda *z, **o: (change(lambda *y: right(*y)[0], *z), *right(*z, **o)[1:]))
 
 
 def no_shift(patch):
@@ -78,11 +84,11 @@ def anchor_refreshed_late(patch):
     """Every chunk of a call keeps the first one's anchor."""
     first = []
 
-    def wrong(net, c, Z, at, right=chunked.run_chunk, **options):
+    def wrong(net, c, Z, at, right=deep.run_chunk, **options):
         first.append([w.clone() for w in at])  # stacks are written over
         return right(net, c, Z, first[0], **options)
 
-    patch.setattr(chunked, "run_chunk", wrong)
+    patch.setattr(deep, "run_chunk", wrong)
 
 
 def position_forgotten(patch):
@@ -135,7 +141,7 @@ def online_errors_that_ignore_each_other(patch):
     def wrong(k, step, G_before):
         return torch.eye(k.shape[-2], dtype=k.dtype).expand(*k.shape[:-1], k.shape[-2])
 
-    patch.setattr(chunked, "online_inverse", wrong)
+    patch.setattr(linear, "online_inverse", wrong)
 
 
 CHUNKED = [
@@ -235,7 +241,7 @@ def without(patch, place, part):
 
 
 def no_gradient_through_the_anchor(patch):
-    without(patch, "_anchored_steps", lambda out: [z.W for z in out.Z])
+    without(patch, "_steps", lambda out: [z.W for z in out.Z])
 
 
 def no_gradient_from_reads_to_the_momentum(patch):
@@ -256,11 +262,26 @@ def norm_pulled_back_once_only(patch):
 
 
 def no_gradient_through_the_products_of_eta(patch):
-    def wrong(*z, right=chunked.fill_table_backward):
+    def wrong(*z, right=spans.fill_table_backward):
         d_alpha, d_eta = right(*z)
         return d_alpha, 0 * d_eta
 
-    patch.setattr(chunked, "fill_table_backward", wrong)
+    patch.setattr(spans, "fill_table_backward", wrong)
+
+
+def no_gradient_from_reads_to_the_states_of_a_matrix(patch):
+    def wrong(run, b, r, dw, from_reads, *z, right=linear_backward._states_backward):
+        return right(run, b, r, dw, 0 * from_reads, *z)
+
+    patch.setattr(linear_backward, "_states_backward", wrong)
+
+
+def no_gradient_through_the_triangular_system(patch):
+    def wrong(b, r, mu, right=linear_backward._system_backward):
+        d_step, d_G, d_system = right(b, r, mu)
+        return d_step, d_G, 0 * d_system
+
+    patch.setattr(linear_backward, "_system_backward", wrong)
 
 
 BACKWARD = [
@@ -270,6 +291,18 @@ BACKWARD = [
     norm_pulled_back_once_only,
     no_gradient_through_the_products_of_eta,
 ]
+
+
+OF_A_MATRIX = [no_gradient_from_reads_to_the_states_of_a_matrix, no_gradient_through_the_triangular_system]
+
+
+@pytest.mark.parametrize("mistake", OF_A_MATRIX)
+def test_gradients_of_a_matrix_notice(mistake, monkeypatch):
+    check = test_gradients.test_gradients_of_the_exact_online_rule_do_not_depend_on_the_chunk_size
+    check(False)
+    mistake(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(False)
 
 
 @pytest.mark.parametrize("mistake", BACKWARD)

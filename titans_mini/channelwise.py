@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from titans_mini.chunk import Matrices
 from titans_mini.derivatives import ACTIVATIONS
 from titans_mini.gates import coefficients, one_step_earlier
 from titans_mini.network import MemoryNet
+from titans_mini.stack import Matrices
 from titans_mini.state import MemoryState
 
 

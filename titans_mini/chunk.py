@@ -18,20 +18,17 @@ from torch import Tensor
 from titans_mini.decay import Gates
 from titans_mini.derivatives import ACTIVATIONS
 from titans_mini.network import MemoryNet
-from titans_mini.stack import Stack, Twice
-
-Matrices = list[Tensor]  # one (N, in, out) for each layer
+from titans_mini.stack import Matrices, Stack, Twice
 
 
 class Chunk(NamedTuple):
-    """The inputs of one chunk. With `inverse` it follows the exact online rule, without it the anchored one."""
+    """The inputs of one chunk."""
 
     q: Tensor  # (N, c, D), k and v likewise
     k: Tensor
     v: Tensor
     gates: list[Gates]  # one, or one for each layer
     twice: Twice  # shared by all chunks of a run
-    inverse: Tensor | None = None  # (N, c, c), see online_inverse
 
     def of_layer(self, layer: int) -> Gates:
         """Choose a layer's gates; one set serves all layers."""
@@ -43,9 +40,9 @@ class Steps(NamedTuple):
 
     a: list[Tensor]  # L tensors (N, c, in), what each layer sees
     w: list[Tensor]  # L tensors (N, c, out), −θδ
-    z: list[Tensor]  # anchored rule: each layer's output at the anchor, but without a norm the last one is `error`
+    z: list[Tensor]  # each layer's output at the anchor, but without a norm the last one is `error`
     error: Tensor | None  # (N, c, D), v − M(k)
-    top: Tensor | None  # anchored rule: −½ ∂ℓ/∂z of the last layer
+    top: Tensor | None  # −½ ∂ℓ/∂z of the last layer
     delta: list[Tensor]  # the same for all layers; where they share their gates, 2θ is in it already
     pulled: list[Tensor]  # see MemoryNet.pull_down
     slopes: list[Tensor]  # σ′(z) below the last layer, where the derivative was announced
@@ -88,49 +85,6 @@ def _last(net: MemoryNet, c: Chunk, a: Tensor, W: Tensor) -> Tensor:
         return torch.bmm(a, W)
     error = torch.baddbmm(c.v, a, W, alpha=-1)
     return error.sub_(c.k) if net.residual else error
-
-
-def online_steps(net: MemoryNet, c: Chunk, Z: list[Stack], z: list[Tensor] | None = None) -> Steps:
-    """Find what every token writes when each gradient is taken at M_{t−1}: a matrix memory's exact online rule.
-
-    Each error depends on the errors before it, linearly: (I + diag(2θ) tril₋₁(K Kᵀ ∘ G₋)) w = 2θ ∘ (v − guess), where
-    guess = b₋ ∘ K W + f₋ ∘ K P ignores the writes of this chunk. The inverse does not depend on the memory.
-
-    Args:
-        net: the memory's network, linear in its input.
-        c: the chunk, with its inverse.
-        Z: one stack, memory and momentum at the chunk's start.
-        z: the errors of the guesses where they are known already.
-
-    Returns:
-        The rank-one factors of all writes.
-
-    Built in: notebooks/06 · Paper: eq. 13–14
-    """
-    g = c.gates[0]
-    if z is None:
-        error = torch.baddbmm(c.v, c.twice(c.k, g.before), Z[0].whole, alpha=-1)
-        z = [error.sub_(c.k) if net.residual else error]
-    return Steps([c.k], [torch.bmm(c.inverse, g.step * z[0])], z, z[0], None, [], [], [])
-
-
-def online_inverse(k: Tensor, step: Tensor, G_before: Tensor) -> Tensor:
-    """Invert the triangular systems of many chunks at once, before the sequential pass.
-
-    Args:
-        k: (…, c, D) keys.
-        step: (…, c, 1), 2θ.
-        G_before: (…, c, c) coefficients one token earlier.
-
-    Returns:
-        (…, c, c) inverses, unit lower triangular.
-
-    Built in: notebooks/06 · Paper: eq. 13–14
-    """
-    system = (k @ k.mT).mul_(G_before).mul_(step)  # only what is below its diagonal is looked at
-    unit = torch.eye(system.shape[-1], dtype=k.dtype, device=k.device).expand_as(system)
-    # X A = I and not A X = I: the same inverse, without turning the rows around for LAPACK
-    return torch.linalg.solve_triangular(system, unit, upper=False, left=False, unitriangular=True)
 
 
 def read_chunk(
@@ -185,7 +139,7 @@ def end_chunk(c: Chunk, steps: Steps, Z: list[Stack], out: list[Stack] | None = 
     for layer, (old, new) in enumerate(zip(Z, out, strict=True)):
         g, a, w = c.of_layer(layer), steps.a[layer], steps.w[layer]
         narrow, wide = (a, w) if old.upright else (w, a)
-        old.decay(g, new).whole.baddbmm_(c.twice(narrow, g.ends).mT, wide)
+        old.decay(g.keep, g.f_end, new).whole.baddbmm_(c.twice(narrow, g.ends).mT, wide)
     return out
 
 
@@ -224,10 +178,7 @@ def run_chunk(
     Built in: notebooks/06 · Paper: eq. 15–17
     """
     z_steps, z_read = known or (None, None)
-    if c.inverse is None:
-        steps = anchored_steps(net, c, at, z_steps, slopes)
-    else:
-        steps = online_steps(net, c, Z, z_steps)
+    steps = anchored_steps(net, c, at, z_steps, slopes)
     if not keep:
         steps = Steps(steps.a, steps.w, [], None, None, [], [], [])
     y, z_read = read_chunk(net, c, steps, Z, keep) if z_read is None else (None, z_read)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from titans_mini.chunk import Chunk, Matrices, Record
+from titans_mini.chunk import Chunk, Record
 from titans_mini.decay import Gates
 from titans_mini.derivatives import ACTIVATIONS, norm_pull, norm_pull_backward
 from titans_mini.network import MemoryNet
-from titans_mini.stack import Stack
+from titans_mini.stack import Matrices, Stack, rows, twice_backward
 
 
 @dataclass
@@ -55,21 +55,7 @@ def backward_chunk(net: MemoryNet, c: Chunk, r: Record, dy: Tensor, out: Grads) 
     """
     da, dw = _end(c, r, out)
     dq = _reads(net, c, r, dy, da, dw, out)
-    steps = _anchored_steps if c.inverse is None else _online_steps
-    return dq, *steps(net, c, r, da, dw, out)
-
-
-def _rows(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of rows: (…, D) and (…, D) to (…, 1)."""
-    return (x * y).sum(-1, keepdim=True)
-
-
-def _twice_backward(d: Tensor, x: Tensor, pair: Tensor, d_pair: Tensor) -> Tensor:
-    """Through `Twice`: from (N, c, 2D) to the gradient at x; that at the gates grows."""
-    d = d.view(*x.shape[:2], 2, x.shape[2])
-    d_pair.add_(_rows(d, x.unsqueeze(2)))
-    (left, right), (b, f) = d.unbind(2), pair.unbind(2)
-    return (left * b).addcmul_(right, f)
+    return dq, *_steps(net, c, r, da, dw, out)
 
 
 def _end(c: Chunk, r: Record, out: Grads) -> tuple[list[Tensor], list[Tensor]]:
@@ -78,7 +64,8 @@ def _end(c: Chunk, r: Record, out: Grads) -> tuple[list[Tensor], list[Tensor]]:
     for layer, (Z, dZ) in enumerate(zip(r.Z, out.Z, strict=True)):
         g, d, a, w = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.w[layer]
         narrow, wide = (a, w) if Z.upright else (w, a)
-        d_narrow = _twice_backward(torch.bmm(wide, dZ.whole.mT), narrow, g.ends, d.ends)
+        d_narrow, d_ends = twice_backward(torch.bmm(wide, dZ.whole.mT), narrow, g.ends)
+        d.ends.add_(d_ends)
         d_wide = torch.bmm(c.twice(narrow, g.ends), dZ.whole)
         da.append(d_narrow if Z.upright else d_wide)
         dw.append(d_wide if Z.upright else d_narrow)
@@ -124,16 +111,18 @@ def _start(c: Chunk, g: Gates, d: Gates, h: Tensor, dz: Tensor, Z: Stack, dZ: St
     """Through what a layer reads of the chunk's start, b∘(h W) + f∘(h P). Returns the gradient at h."""
     if Z.upright:
         dZ.whole.baddbmm_(c.twice(h, g.reads).mT, dz)
-        return _twice_backward(torch.bmm(dz, Z.whole.mT), h, g.reads, d.reads)
+        dh, d_reads = twice_backward(torch.bmm(dz, Z.whole.mT), h, g.reads)
+        d.reads.add_(d_reads)
+        return dh
     dZ.whole.baddbmm_(c.twice(dz, g.reads).mT, h)
     from_W, from_P = torch.bmm(dz, Z.W.mT), torch.bmm(dz, Z.P.mT)  # two products: each meets h alone as well
     (b, f), (d_b, d_f) = g.reads.unbind(2), d.reads.unbind(2)
-    d_b.add_(_rows(from_W, h))
-    d_f.add_(_rows(from_P, h))
+    d_b.add_(rows(from_W, h))
+    d_f.add_(rows(from_P, h))
     return from_W.mul_(b).addcmul_(from_P, f)
 
 
-def _anchored_steps(
+def _steps(
     net: MemoryNet, c: Chunk, r: Record, da: list[Tensor], dw: list[Tensor], out: Grads
 ) -> tuple[Tensor, Tensor]:
     """Through the gradients at the anchor: the second derivative of the loss. Returns dk and dv."""
@@ -142,7 +131,7 @@ def _anchored_steps(
     for layer in range(net.depth):
         d_delta = dw[layer]
         if not shared:
-            out.of_layer(layer).step.add_(_rows(d_delta, s.delta[layer]))
+            out.of_layer(layer).step.add_(rows(d_delta, s.delta[layer]))
             d_delta = d_delta.mul_(c.gates[layer].step)
         if carried is not None:
             d_delta.baddbmm_(carried, at[layer])
@@ -151,7 +140,7 @@ def _anchored_steps(
             dz.append(act.bend(s.z[layer]).mul_(s.pulled[layer]).mul_(d_delta))
             carried = d_delta.mul_(s.slopes[layer])
     if shared:
-        out.gates[0].step.add_(_rows(d_delta, s.top))
+        out.gates[0].step.add_(rows(d_delta, s.top))
         d_delta = d_delta.mul_(c.gates[0].step)
     dz_last, dv = _error(net, s.z[-1], s.error, d_delta, out)
     dz.append(dz_last)
@@ -175,23 +164,3 @@ def _error(net: MemoryNet, z: Tensor, error: Tensor, u: Tensor, out: Grads) -> t
     out.gain.add_(dgain.sum((0, 1))).sub_(dgain_y)
     out.bias.sub_(dbias_y)
     return dz.sub_(through), dv
-
-
-def _online_steps(
-    net: MemoryNet, c: Chunk, r: Record, da: list[Tensor], dw: list[Tensor], out: Grads
-) -> tuple[Tensor, Tensor]:
-    """Through the triangular system of the exact online rule. Returns dk and dv."""
-    g, d, k = c.gates[0], out.gates[0], c.k
-    mu = torch.bmm(c.inverse.mT, dw[0])  # the system, solved backwards
-    d_system = torch.bmm(mu, r.steps.w[0].mT).neg_().tril_(-1)
-    scores = torch.bmm(k, k.mT)
-    d.step.add_(_rows(d_system * scores, g.G_before)).add_(_rows(mu, r.steps.error))
-    d_system.mul_(g.step)
-    d.G_before.addcmul_(d_system, scores)
-    d_scores = d_system.mul_(g.G_before)
-    dv = mu.mul_(g.step)
-    d_guess = -dv
-    out.Z[0].whole.baddbmm_(c.twice(k, g.before).mT, d_guess)
-    dk = da[0].add_(_twice_backward(torch.bmm(d_guess, r.Z[0].whole.mT), k, g.before, d.before))
-    dk.baddbmm_(d_scores, k).baddbmm_(d_scores.mT, k)
-    return (dk.sub_(dv) if net.residual else dk), dv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from titans_mini.decay import Gates
+Matrices = list[Tensor]  # one (N, in, out) for each layer
 
 
 class Stack:
@@ -35,10 +35,10 @@ class Stack:
         """Make another stack of the same kind, with nothing in it yet."""
         return Stack(torch.empty_like(self.whole), self.upright)
 
-    def decay(self, g: Gates, out: Stack) -> Stack:
-        """Keep what a chunk leaves of its start: W = b_C W₀ + f_C P₀, P = m_C P₀."""
-        torch.mul(self.halves, g.keep, out=out.halves)
-        out.W.addcmul_(self.P, g.f_end)
+    def decay(self, keep: Tensor, f_end: Tensor, out: Stack) -> Stack:
+        """Keep what a chunk leaves of its start: W = b_C W₀ + f_C P₀, P = m_C P₀; see `Gates`."""
+        torch.mul(self.halves, keep, out=out.halves)
+        out.W.addcmul_(self.P, f_end)
         return out
 
 
@@ -61,3 +61,21 @@ class Twice:
         apart, whole = self.scratch[shape]
         torch.mul(x.unsqueeze(2), pair, out=apart)
         return whole
+
+
+def rows(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products of rows: (…, D) and (…, D) to (…, 1).
+
+    Built in: notebooks/06 · Paper: –
+    """
+    return (x * y).sum(-1, keepdim=True)
+
+
+def twice_backward(d: Tensor, x: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate `Twice`: from (N, c, 2D) to the gradients at x (N, c, D) and at the gates (N, c, 2, 1).
+
+    Built in: notebooks/06 · Paper: –
+    """
+    d = d.view(*x.shape[:2], 2, x.shape[2])
+    (left, right), (a, b) = d.unbind(2), pair.unbind(2)
+    return (left * a).addcmul_(right, b), rows(d, x.unsqueeze(2))

@@ -1,0 +1,68 @@
+"""What the runs of a matrix memory and of a deep one share: how a run is done, and its gates, span by span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from titans_mini.decay import Gates, fill_table_backward, multiply_gates, slice_gates
+from titans_mini.network import MemoryNet
+
+SPAN = 4096  # tokens whose gates are multiplied up at once: enough to be fast, few enough to stay small
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a run of equal chunks is done."""
+
+    net: MemoryNet
+    online: bool  # the exact online rule instead of anchored gradients
+    read: str  # "after" or "before"
+    group: int  # chunks between two states that are kept for the backward pass
+    begun: bool  # the run is the rest of a begun chunk: its anchor is not its start
+
+
+class Span(NamedTuple):
+    """Some thousand tokens of a run, their gates multiplied up together."""
+
+    here: slice  # its chunks
+    raw: list[Tensor]  # alpha, eta, theta: (1 or L, N, chunks, c)
+    gates: Gates  # (1 or L, N, chunks, …)
+    table: Tensor  # and the rows of n, where the backward pass asked for them: see `decay`
+    n: Tensor | None
+
+    def new_gradients(self, run: Run) -> tuple[Tensor, Tensor, Gates]:
+        """Make room for the gradients at 2θ and at the table, and name its parts like those of the gates."""
+        d_step, d_table = torch.zeros_like(self.raw[2]), torch.zeros_like(self.table)
+        return d_step, d_table, slice_gates(d_step, d_table, run.read, run.online)
+
+    def backward(self, d_step: Tensor, d_table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the gradients at alpha, eta and theta."""
+        return *fill_table_backward(*self.raw[:2], self.table, self.n, d_table), d_step.mul_(2)
+
+
+def spans(run: Run, tensors: list[Tensor], batch: int, backwards: bool = False) -> Iterator[Span]:
+    """Go through a run span by span.
+
+    Args:
+        run: how.
+        tensors: q, k, v (N, chunks, c, D) and alpha, eta, theta (1 or L, N, chunks, c).
+        batch: chunks that stay together.
+        backwards: from the last span to the first, with what `Span.backward` needs.
+
+    Returns:
+        The spans.
+
+    Built in: notebooks/06 · Paper: –
+    """
+    count, size = tensors[0].shape[1:3]
+    span = max(1, SPAN // size // batch) * batch
+    starts = range(0, count, span)
+    for start in reversed(starts) if backwards else starts:
+        here = slice(start, min(start + span, count))
+        raw = [x[:, :, here] for x in tensors[3:]]
+        yield Span(here, raw, *multiply_gates(*raw, run.read, run.online, keep_n=backwards))
