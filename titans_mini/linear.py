@@ -56,7 +56,7 @@ def batches(run: Run, span: Span, tensors: list[Tensor], m: int) -> Iterator[Bat
     """
     chunks = range(span.here.start, span.here.stop)
     here = (slice(i, min(i + m, len(chunks))) for i in range(0, len(chunks), m))
-    qkv = [cut(x[:, span.here], m) for x in tensors[:3]]
+    qkv = [_cut(x[:, span.here], m) for x in tensors[:3]]
     fields = [[None] * len(qkv[0]) if x is None else _cut(x[0], m) for x in span.gates]
     for place, q, k, v, *g in zip(here, *qkv, *fields, strict=True):
         g = Gates(*g)
