@@ -19,7 +19,8 @@ KEY = ("sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass")  # 
 NOTES = f"""
 bars      number is ours, – was not measured. Ratios are within one sweep: one process, all providers in turn.
 ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
-ms        median over the rounds of process time in one thread (on a GPU: events); spread is slowest over fastest.
+ms        process time in one thread of the fastest round: what else runs on a machine only ever adds to it. The
+          median over the rounds is beside it, and the spread, slowest over fastest. On a GPU: the median, of events.
 share     of the rate of the yardstick in the same sweep, 256 products of 64×64×64 in a call. Operations by formula:
           12P − 2P₁ + 2CN per token and head forward, three times that with backward; attention: half of the scores,
           as the mask leaves them.
@@ -31,7 +32,7 @@ layers    titans-pytorch is a whole layer: RMSNorm, linear q, k, v and gates, me
 """.strip("\n")
 
 SIZES = ("B", "H", "T", "D", "C", "depth")
-TITLES = ("provider", "net", "pass", "ratio", "ms", "min", "spread", "GFLOP/s", "share", "peak MiB", " ".join(SIZES))
+TITLES = ("provider", "net", "pass", "ratio", "ms", "median", "spread", "GFLOP/s", "share", "peak MiB", " ".join(SIZES))
 
 
 def hardware(device: str) -> dict:
@@ -168,7 +169,7 @@ def _cells(row: dict, rows: list[dict]) -> tuple[str, ...]:
     """Format one row; the time of a package that is not there says so."""
     seconds, work = row["seconds"], row["flops"]
     ratio = _show(_ratio(row, rows), ".2f") if seconds or row["provider"] not in PEERS else "not installed"
-    times = _show(seconds, ".2f", 1e3), _show(row["min"], ".2f", 1e3), _show(row["spread"], ".2f")
+    times = _show(seconds, ".2f", 1e3), _show(row["median"], ".2f", 1e3), _show(row["spread"], ".2f")
     rate = _show(work / seconds if work and seconds else None, ".1f", 1e-9)
     peak = _show(row["peak_bytes"], ".1f", 2**-20)
     sizes = " ".join(_show(row[key], "d") for key in SIZES)

@@ -44,7 +44,8 @@ def time_sweep(sweep: str, scale: int, rounds: int, device: str) -> list[dict]:
             check_finite(case, which, work)
     times = measure(calls, rounds, device, lambda text: say(f"sweep {sweep}: {text}"))
     forget()  # the inputs, before the next sweep
-    yardstick = next(flops(case, "forward") / t.median for (case, _), t in times.items() if case.provider == "product")
+    times = {key: (t, t.median if device == "cuda" else t.fastest) for key, t in times.items()}
+    yardstick = next(flops(case, "forward") / s for (case, _), (_, s) in times.items() if case.provider == "product")
     return [_row(case, which, times.get((case, which)), yardstick) for case in every for which in case.passes]
 
 
@@ -54,12 +55,17 @@ def check_finite(case: Case, which: str, work: Work) -> None:
         raise ValueError(f"{case}: its output is not finite")
 
 
-def _row(case: Case, which: str, times: Times | None, yardstick: float) -> dict:
-    """Make a row of the results file; `yardstick` is the product's rate."""
+def _row(case: Case, which: str, measured: tuple[Times, float] | None, yardstick: float) -> dict:
+    """Make a row of the results file; `yardstick` is the product's rate.
+
+    On a CPU the seconds are those of the fastest round: what else runs on a machine only ever adds process time, by
+    sharing its caches and its clock. On a GPU they are the median.
+    """
     work = flops(case, which)
-    share = work / times.median / yardstick if times and work and which == "forward" else None
-    median, fastest, spread = times or (None, None, None)
-    measured = {"seconds": median, "min": fastest, "spread": spread, "flops": work, "share": share}
+    times, seconds = measured or (None, None)
+    share = work / seconds / yardstick if seconds and work and which == "forward" else None
+    median, spread = (times.median, times.spread) if times else (None, None)
+    measured = {"seconds": seconds, "median": median, "spread": spread, "flops": work, "share": share}
     return case.row() | {"pass": which} | measured | {"peak_bytes": None}
 
 

@@ -21,7 +21,7 @@ from titans_mini.results import COMMANDS, load_results
 from tools import notebooks
 
 ROW = {"sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass"}
-ROW |= {"seconds", "min", "spread", "flops", "share", "peak_bytes"}
+ROW |= {"seconds", "median", "spread", "flops", "share", "peak_bytes"}
 HEAD = {"hardware", "date", "commit", "command", "gate", "bars", "rows", "sweeps"}
 PROVIDERS = {"chunked", "online", "recurrence", "materialised", "sdpa", "product", cases.LAYER, *cases.PEERS}
 
