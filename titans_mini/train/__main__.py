@@ -15,6 +15,7 @@ from titans_mini.data.fetch import KNOWN, fetch
 from titans_mini.data.recall import RecallTask
 from titans_mini.data.text import english, to_bytes
 from titans_mini.model import TitansLM
+from titans_mini.train.echo import Echo
 from titans_mini.train.loop import TrainConfig, Trainer
 from titans_mini.train.sources import Recall, Source, Windows
 
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", default="english", help=f"english (ships with Python), recall, {texts}, or a text file")
     p.add_argument("--batch", type=int, default=16, help="sequences of a batch")
     p.add_argument("--length", type=int, default=128, help="tokens of a sequence")
+    p.add_argument("--echo", action="store_true", help="half of a batch repeats short pieces: teaches to memorize")
     p.add_argument("--out", type=Path, required=True, help="folder of this run; one that is there is continued")
     p.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the model's TitansConfig")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -71,7 +73,7 @@ def build(options: argparse.Namespace) -> tuple[TitansLM, Source]:
     else:
         ids = to_bytes(read_text(options.data)).to(torch.uint8)
         changes = {"vocab_size": 256} | changes
-        source = Windows(ids, *sizes)
+        source = (Echo if options.echo else Windows)(ids, *sizes)
     torch.manual_seed(options.seed)
     return TitansLM(TitansConfig.preset(options.model, **changes)).to(options.device), source
 
@@ -97,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.model}: {model.count_parameters():,} parameters on {options.device}, data {options.data}")
     history = Trainer(model, source, config, folder=options.out).run()
     record = {"train": asdict(config), "data": options.data, "batch": options.batch, "length": options.length}
+    record |= {"echo": options.echo}
     text = json.dumps(record | {"history": history.to_dict()}, indent=1)
     (options.out / "history.json").write_text(text + "\n", encoding="utf-8")
     model.save_pretrained(options.out)

@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         run |= {"steps": len(history.losses), "largest": max(history.losses), "curve": history.thin(50)}
         recorded = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
         runs = recorded.get("runs", {}) | {name: run | {"seconds": round(history.seconds), "hardware": hardware()}}
-        text = json.dumps({"text": "english(*all topics)", "runs": {n: runs[n] for n in RUNS if n in runs}}, indent=1)
+        head = origin | {"hardware": hardware(), "text": "english(*all topics)"}
+        text = json.dumps(head | {"runs": {n: runs[n] for n in RUNS if n in runs}}, indent=1)
         options.out.write_text(text + "\n", encoding="utf-8")
         print(f"{name}: {len(history.losses)} steps, loss {history.losses[0]:.3f} → {history.smooth()[-1]:.3f}")
 

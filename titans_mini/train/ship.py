@@ -1,0 +1,73 @@
+"""Put a finished run of `python -m titans_mini.train` on the shelf of models that come with the library.
+
+python -m titans_mini.train.ship FOLDER NAME "the command that trained it" COMMIT
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from titans_mini.data.text import to_bytes
+from titans_mini.pretrained import FOLDERS, pretrained, read_bytes
+from titans_mini.train.history import History
+from titans_mini.train.language import book
+from titans_mini.train.record import commit, hardware
+
+MAX_BYTES = 4 * 2**20  # of the weights
+HELD_OUT, BYTES = "the_verdict", 8192  # a story that is not in the training data, and how much of it is read
+
+
+def scores(name: str) -> dict[str, Any]:
+    """Measure bits a byte on a held-out story, with the memory writing and with writing forbidden."""
+    model, ids = pretrained(name), to_bytes(book(HELD_OUT))[:BYTES]
+    bits = {word: read_bytes(model, ids, x)[0].mean().item() for word, x in (("writing", 1.0), ("frozen", 0.0))}
+    bits = {word: round(x, 4) for word, x in bits.items()}
+    return {"text": HELD_OUT, "bytes": len(ids), "bits": bits, "commit": commit(), "hardware": hardware()}
+
+
+def ship(run: Path, name: str, command: str, trained_at: str, shelf: Path = FOLDERS[-1]) -> dict[str, Any]:
+    """Copy weights and configuration, and write down how they were made.
+
+    Args:
+        run: folder of the finished run.
+        name: of the model on the shelf.
+        command: that trained it.
+        trained_at: the commit of the code that trained it.
+        shelf: folder of all shipped models.
+
+    Returns:
+        What was written to training.json.
+
+    Raises:
+        ValueError: if the weights are larger than 4 MiB.
+    """
+    size = (run / "model.safetensors").stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{run}: got {size:,} bytes of weights, expected at most {MAX_BYTES:,}: they travel with us")
+    (shelf / name).mkdir(parents=True, exist_ok=True)
+    for file in ("model.safetensors", "config.json"):
+        shutil.copyfile(run / file, shelf / name / file)
+    old = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    history = History(**old["history"])
+    record = {"command": command, "data": old["data"], "train": old["train"], "batch": old["batch"]}
+    record |= {"length": old["length"], "seconds": round(history.seconds), "curve": history.thin(60)}
+    record |= {"date": str(date.today()), "commit": trained_at, "hardware": hardware()}
+    if shelf in FOLDERS:
+        record |= {"scores": scores(name)}
+    (shelf / name / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return record
+
+
+if __name__ == "__main__":
+    p = argparse.ArgumentParser(prog="python -m titans_mini.train.ship")
+    p.add_argument("run", type=Path)
+    p.add_argument("name")
+    p.add_argument("command")
+    p.add_argument("commit")
+    options = p.parse_args()
+    print(json.dumps(ship(options.run, options.name, options.command, options.commit)["scores"]))
