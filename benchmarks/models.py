@@ -1,0 +1,100 @@
+"""The tiny language models beside a transformer of the same size: `python -m benchmarks.models`.
+
+Forward and backward of one batch, every architecture in turn in one process; ratios are to the transformer of the same
+round. The transformer attends with PyTorch's causal kernel, which skips what the mask hides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.report import ROOT, stamp, write_json, write_text
+from benchmarks.timing import Times, measure
+from titans_mini import TitansConfig, TitansLM
+
+TARGET = ROOT / "assets" / "results" / "models_cpu.json"
+RIVAL, TITANS, OTHERS = "transformer", ("mac", "mag", "mal", "lmm"), ("swa", "delta", "gated-delta")
+SHAPES = ((4, 2048), (4, 8192), (1, 2048), (1, 8192))  # B, T
+BARS = {2048: 2.0, 8192: 1.0}  # largest ratio to the transformer at this length and beyond
+
+
+def call(variant: str, B: int, T: int) -> Callable[[], None]:
+    """Make a model and a batch; each call is a forward and a backward pass over B · T bytes."""
+    torch.manual_seed(0)
+    model = TitansLM(TitansConfig.preset(f"{variant}-tiny"))
+    tokens = torch.randint(256, (B, T + 1), generator=torch.Generator().manual_seed(1))
+
+    def run() -> None:
+        loss, _ = model.loss(tokens)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return run
+
+
+def row(variant: str, B: int, T: int, times: dict[str, Times]) -> dict:
+    """Make a row of the results file."""
+    own, rival = times[variant], times[RIVAL]
+    with torch.device("meta"):
+        weights = TitansLM(TitansConfig.preset(f"{variant}-tiny")).count_parameters()
+    bar = BARS[T] if variant in TITANS and T in BARS else None
+    ratio = own.median / rival.median
+    measured = {"seconds": own.median, "min": own.fastest, "spread": own.spread, "ratio": ratio}
+    reached = None if bar is None else ratio <= bar
+    return {"variant": variant, "B": B, "T": T, "weights": weights} | measured | {"bar": bar, "reached": reached}
+
+
+def table(rows: list[dict]) -> str:
+    """Lay the rows out for a reader, with every bar."""
+    lines = [f"{'batch':>5} {'length':>7}  {'model':12}{'weights':>9}{'ms':>9}{'µs/token':>10}{'ratio':>7}{'bar':>6}"]
+    for r in rows:
+        bar = "" if r["bar"] is None else f"{r['bar']:.1f}"
+        verdict = {None: "", True: "reached", False: "NOT reached"}[r["reached"]]
+        per_token = r["seconds"] / r["B"] / r["T"] * 1e6
+        lines.append(
+            f"{r['B']:5} {r['T']:7}  {r['variant']:12}{r['weights']:9,}{r['seconds'] * 1e3:9.0f}{per_token:10.1f}"
+            f"{r['ratio']:7.2f}{bar:>6}  {verdict}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def report(results: dict) -> str:
+    """Say where the numbers come from, then the table."""
+    h = results["hardware"]
+    machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
+    note = "forward and backward, float32, median of the rounds, process time; ratio: to the transformer beside it"
+    return "\n".join([results["command"], " · ".join(machine), note, "", table(results["rows"])])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Time what is asked for, print the table, and keep it with its hardware, date and commit.
+
+    Args:
+        arguments: of the command line; default those of this process.
+    """
+    p = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__.splitlines()[0])
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--scale", type=int, default=1, help="divide all lengths, to try the script; no bar is judged then")
+    p.add_argument("--json", type=Path, default=TARGET, help="where the results go; the table goes beside them")
+    options = p.parse_args(arguments)
+    torch.set_num_threads(1)
+    rows = []
+    for B, T in ((B, T // options.scale) for B, T in SHAPES):
+        variants = (RIVAL, *TITANS, *OTHERS)
+        calls = {variant: call(variant, B, T) for variant in variants}
+        times = measure(calls, options.rounds, say=lambda text, at=(B, T): print(f"  … {at}: {text}", file=sys.stderr))
+        rows += [row(variant, B, T, times) for variant in variants]
+    command = "python -m benchmarks.models" + (f" --rounds {options.rounds}" if options.rounds != 3 else "")
+    results = stamp("cpu", command) | {"rows": rows}
+    write_json(options.json, results)
+    write_text(options.json.with_suffix(".txt"), report(results))
+    print(report(results))
+
+
+if __name__ == "__main__":
+    main()
