@@ -52,18 +52,23 @@ class Case(NamedTuple):
 
 
 PLAIN = {"depth": 1, "residual": False, "norm": False}
+TWO = {"depth": 2, "expansion": 2}
+FOUR = {"depth": 2, "expansion": 4}
 CASES = [
     Case("matrix", PLAIN, few=True),
     Case("matrix", PLAIN, C=16),
     Case("matrix", PLAIN, C=32),
     Case("matrix", PLAIN, D=128),
-    Case("matrix", PLAIN, D=32),
-    Case("matrix", PLAIN, dtype="float16"),
-    Case("matrix", PLAIN, dtype="float32", few=True),
-    Case("matrix", PLAIN, dtype="float32", D=128),
+    Case("matrix", PLAIN, dtype="float32"),
     Case("online matrix", PLAIN, anchor="token", few=True),
-    Case("online matrix", PLAIN, anchor="token", D=128),
-    Case("online matrix", PLAIN, anchor="token", dtype="float32"),
+    Case("online matrix", PLAIN, D=128, anchor="token"),
+    Case("online matrix", PLAIN, C=4, anchor="token"),  # of short sequences it takes chunks of 16, here, or 32
+    Case("online matrix", PLAIN, C=8, anchor="token"),
+    Case("MLP", TWO, few=True),
+    Case("MLP", TWO, C=16),
+    Case("MLP", TWO, dtype="float32"),
+    Case("MLP", TWO, D=32, C=32, dtype="float32", few=True),
+    Case("MLP, expansion 4", FOUR),
 ]
 
 
