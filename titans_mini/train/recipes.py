@@ -13,8 +13,8 @@ from titans_mini.train.needle import Needle
 
 NEEDLE = Needle()
 # About 24,000 weights each. One block with a memory binds neighbours by its convolution; attention needs two blocks to
-# look at what stands beside what it found, so the models without a memory get two, each with a narrower MLP. Models with
-# attention *and* a memory cost most a step: they get fewer. 500 steps are too few for some seeds of "lmm", see ablations.
+# look at what stands beside what it found, so the models without a memory get two, each with a narrower MLP. Models
+# with attention *and* a memory cost most a step: they get fewer. 500 steps are too few for some seeds of "lmm".
 SMALL = TitansConfig(
     variant="lmm",
     vocab_size=NEEDLE.vocab_size,
