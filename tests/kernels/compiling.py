@@ -1,6 +1,7 @@
 """Compile every kernel for GPUs that are not here, as the host code would start it, and read what it takes.
 
     python -m tests.kernels.compiling                the record, assets/results/kernels_compiled.json (minutes)
+    python -m tests.kernels.compiling matrix         the same for cases of that name alone
     python -m tests.kernels.compiling --few OUT      the cases of the tests
 
 The host code runs on CPU tensors with `launch.launch` replaced by a recorder: types, sizes, warps and stages of what is
@@ -10,6 +11,7 @@ many registers a kernel takes and what it spills.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -193,8 +195,10 @@ def main(words: list[str]) -> None:
 
     from benchmarks import gpu_report, report
 
-    few = words[:1] == ["--few"]
-    rows = compile_all([case for case in CASES if case.few or not few])
+    few, names = words[:1] == ["--few"], set(words) or {case.name for case in CASES}
+    rows = compile_all([case for case in CASES if (case.few if few else case.name in names)])
+    if not few and RECORD.exists():  # the others stay as they are
+        rows += [row for row in json.loads(RECORD.read_text(encoding="utf-8"))["kernels"] if row["case"] not in names]
     head = {"triton": triton.__version__, "torch": torch.__version__, "date": date.today().isoformat()}
     head |= {"command": "python -m tests.kernels.compiling", "hardware": "none: compiled ahead of time, not run"}
     head |= {"commit": report.commit(gpu_report.KERNELS), "kernels": rows}
