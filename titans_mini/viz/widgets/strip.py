@@ -9,12 +9,14 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from titans_mini import MemoryNet, neural_memory
+from titans_mini import MemoryNet, TitansLM, neural_memory
 from titans_mini.data import code, english, text_stream
+from titans_mini.pretrained import read_text
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
 COLUMNS, ROWS, WINDOW = 72, 10, 40
+NO_IDEA = 8  # bits: one of 256 bytes, all as likely
 LONGEST = 2_000  # characters that are read; the strip shows the first COLUMNS · ROWS
 LEARNING, FROZEN, RIGHT = "surprise, learning all along", "surprise, frozen halfway", "guessed right (dark)"
 RHYME = (  # traditional: each line is news at its beginning only
@@ -50,8 +52,9 @@ class SurpriseStrip(Explorer):
 
     Args:
         text: what the memory reads at the start; by default a rhyme that repeats itself.
-        theta: the step size at the start.
+        theta: the step size at the start: a number, or with a model in units of what it was trained with.
         dim: D, the size of keys and values.
+        model: a trained model of bytes whose memory reads; without one a memory that nobody has trained.
     """
 
     caption = (
@@ -59,10 +62,17 @@ class SurpriseStrip(Explorer):
         "characters; 1 is a memory that knows nothing."
     )
 
-    def __init__(self, text: str = RHYME, theta: float = 0.15, dim: int = 256):
+    def __init__(
+        self, text: str = RHYME, theta: float | None = None, dim: int = 256, model: TitansLM | None = None
+    ) -> None:
         """Start with `text`; see the class for the arguments."""
-        self.presets = _presets()
-        self.text, self.theta = text, theta
+        self.model, self.presets = model, _presets()
+        if model is not None:
+            self.presets = {name: preset | {"theta": 1.0} for name, preset in self.presets.items()}
+            self.caption += f" Surprise is in bits, divided by {NO_IDEA}."
+        self.unit = "θ" if model is None else "writes ×"
+        self.text = text
+        self.theta = theta if theta is not None else 0.15 if model is None else 1.0
         self.net = MemoryNet(dim, depth=1, residual=False, norm=False)
         self._asked = self._answer = None
         super().__init__()
@@ -72,7 +82,10 @@ class SurpriseStrip(Explorer):
         box = ipywidgets.Layout(width="700px", max_width="100%", height="90px")
         return {
             "text": ipywidgets.Textarea(self.text, description="your text", continuous_update=False, layout=box),
-            "theta": ipywidgets.FloatSlider(self.theta, min=0, max=1, step=0.05, description="step size θ"),
+            "theta": ipywidgets.FloatSlider(
+                self.theta, min=0, max=1 if self.model is None else 2, step=0.05,
+                description="step size θ" if self.model is None else self.unit,
+            ),
             "colour": ipywidgets.Dropdown(options=(LEARNING, FROZEN, RIGHT), description="colour by"),
         }
 
@@ -104,6 +117,16 @@ class SurpriseStrip(Explorer):
         """
         if (text, theta, frozen) == self._asked:
             return self._answer
+        self._asked = (text, theta, frozen)  # the picture, its alt text and another colour ask for the same reading
+        read = self._read_untrained if self.model is None else self._read_trained
+        self._answer = read(text, theta, frozen)
+        return self._answer
+
+    def _read_trained(self, text: str, theta: float, frozen: bool) -> tuple[Tensor, Tensor]:
+        bits, right = read_text(self.model, text, theta, len(text) // 2 if frozen else None)
+        return bits / NO_IDEA, right
+
+    def _read_untrained(self, text: str, theta: float, frozen: bool) -> tuple[Tensor, Tensor]:
         k, v = text_stream(text, self.net.dim)  # (1, 1, T, D)
         zero = torch.zeros(k.shape[:3])
         step = torch.full_like(zero, theta)
@@ -111,9 +134,7 @@ class SurpriseStrip(Explorer):
             step[..., len(text) // 2 :] = 0
         options = {"net": self.net, "anchor": "token", "read": "before", "chunk_size": 64}
         y, _ = neural_memory(k, k, v, zero, zero, step, **options)
-        self._asked = (text, theta, frozen)  # the picture, its alt text and another colour ask for the same reading
-        self._answer = (y - v).square().sum(-1)[0, 0], (y.argmax(-1) == v.argmax(-1))[0, 0]
-        return self._answer
+        return (y - v).square().sum(-1)[0, 0], (y.argmax(-1) == v.argmax(-1))[0, 0]
 
     def draw(self, text: str, theta: float, colour: str) -> None:
         """Read the text and recolour it."""
@@ -145,7 +166,8 @@ class SurpriseStrip(Explorer):
         """Say how the surprise changed from the first quarter to the last."""
         text = text[:LONGEST]
         surprise, right = self.read(text, theta, frozen=colour == FROZEN)
-        return f"A text coloured by {colour}, θ = {theta:.2f}: {self._summary(text, surprise, right)}"
+        step = f"θ = {theta:.2f}" if self.model is None else f"{self.unit} {theta:.2f}"
+        return f"A text coloured by {colour}, {step}: {self._summary(text, surprise, right)}"
 
 
 def _smooth(x: Tensor) -> Tensor:
