@@ -131,8 +131,7 @@ def _launch(kernel: Any, plan: _Plan, grid: tuple[int, ...], *args: Any, **const
         num_warps=4,
         num_stages=1,
         PRECISION=launch.precision(x.dtype),
-        **plan.sizes,
-        **constants,
+        **plan.sizes | constants,
     )
 
 
@@ -192,7 +191,8 @@ def _back(plan: _Plan, x: _Inputs, span: _Span, dy: Tensor, d_end: Tensor, out: 
     tensors = (x.q, x.k, dy, *gates, _slow(x)[0], span.states, span.record, d.G, notes, slow)
     _launch(mlp_answers_backward, plan, (slots - 1, N), *tensors, *numbers, plan.job.net.eps, **rows, NORM=NORM)
     tensors = (x.q, x.k, dy, *gates, span.states, span.record, out.q, *d[:3], notes)
-    _launch(mlp_hidden_backward, plan, (slots - 1, N), *tensors, *numbers, **rows, RESIDUAL=RESIDUAL)
+    narrow = {**rows, "RESIDUAL": RESIDUAL, "BE": launch.LEAST}  # wider tiles do not fit the registers of sm_80
+    _launch(mlp_hidden_backward, plan, (slots - 1, N), *tensors, *numbers, **narrow)
     tensors = (x.q, x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
     tensors += (out.v, out.theta, d.G_end, d.n_end, d_states, notes, slow)
     _launch(mlp_chain_backward, plan, (N,), *tensors, *numbers, plan.job.net.eps, **rows, **n_rows, **plan.norm)
