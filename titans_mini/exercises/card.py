@@ -38,6 +38,8 @@ class Exercise:
         why: one sentence below the solution that says why it is right.
         tolerance: how far numbers may differ, relative to 1 + |expected|.
         compare: (got, expected, tolerance) → Comparison, for outputs that need a rule of their own.
+        run: (function, *arguments) → output, where a function is not called but started, as a kernel is.
+        note: outputs → a sentence more for a right answer, such as a score.
     """
 
     name: str
@@ -49,6 +51,8 @@ class Exercise:
     why: str = ""
     tolerance: float = 1e-6
     compare: Callable[..., Comparison] = field(default=compare)
+    run: Callable = field(default=lambda fn, *arguments: fn(*arguments))
+    note: Callable[[list], str] = field(default=lambda outputs: "")
 
     def __post_init__(self):
         """Refuse a card that could not do its work."""
@@ -113,7 +117,7 @@ def check(name: str, fn: Callable, seed: int = SEED) -> Result:
         )
     inputs, outputs = [], []
     for arguments in _fresh(card, seed):
-        outputs.append(fn(*arguments))
+        outputs.append(card.run(fn, *arguments))
         inputs.append(arguments)
     result = _judge(card, inputs, outputs, seed)
     _results[name] = result
@@ -159,12 +163,13 @@ def _judge(card: Exercise, inputs: list[tuple], outputs: list, seed: int) -> Res
     changed = _changed(inputs, _fresh(card, seed))
     if changed:
         return Result(card.name, card.title, False, changed)
-    expected = [card.solution(*arguments) for arguments in _fresh(card, seed)]
+    expected = [card.run(card.solution, *arguments) for arguments in _fresh(card, seed)]
     found = [card.compare(got, want, card.tolerance) for got, want in zip(outputs, expected, strict=True)]
     if not any(c.problem for c in found):
         worst = max((c.deviation for c in found), default=0.0)
         cases = f"all {len(found)} cases equal" if len(found) > 1 else "the case equals"
         message = f"Right: {cases} the reference to {_power(card.tolerance)} (largest difference {_power(worst)})."
+        message += card.note(outputs)
         return Result(card.name, card.title, True, message)
     return Result(card.name, card.title, False, _diagnose(card, outputs, seed) or _first_problem(found))
 
@@ -180,7 +185,7 @@ def _diagnose(card: Exercise, outputs: list, seed: int) -> str | None:
 def _matches(card: Exercise, mutant: Callable, outputs: list, seed: int) -> bool:
     for arguments, output in zip(_fresh(card, seed), outputs, strict=True):
         try:
-            wrong = mutant(*arguments)
+            wrong = card.run(mutant, *arguments)
         except Exception:  # ours, not the learner's: a mistake that fits only some shapes
             return False
         if card.compare(output, wrong, card.tolerance).problem:

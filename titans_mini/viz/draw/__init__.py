@@ -1,6 +1,7 @@
 """Draw functions: numbers in, artists out. Each returns a handle whose `update` reuses the artists."""
 
 from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
+from titans_mini.viz.draw.board import Sheet, puzzle, sheet
 from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
 from titans_mini.viz.draw.needle import needle_map
 from titans_mini.viz.draw.seismogram import Seismogram, seismogram
@@ -15,6 +16,7 @@ __all__ = [
     "Line",
     "Marker",
     "Seismogram",
+    "Sheet",
     "TextGrid",
     "Tiles",
     "as_array",
@@ -24,7 +26,9 @@ __all__ = [
     "line",
     "marker",
     "needle_map",
+    "puzzle",
     "seismogram",
+    "sheet",
     "text_grid",
     "text_height",
     "tiles",

@@ -5,11 +5,13 @@ from titans_mini.viz.widgets.explorer import Explorer
 from titans_mini.viz.widgets.masks import MaskExplorer
 from titans_mini.viz.widgets.needle import NeedleMap
 from titans_mini.viz.widgets.recall import RecallMatrix
+from titans_mini.viz.widgets.roofline import Roofline
 from titans_mini.viz.widgets.scrubber import MemoryScrubber
 from titans_mini.viz.widgets.seismograph import Seismograph
 from titans_mini.viz.widgets.stability import StabilityMap
 from titans_mini.viz.widgets.stepper import TwoLoopStepper
 from titans_mini.viz.widgets.strip import SurpriseStrip
+from titans_mini.viz.widgets.tiles import TileViewer
 
 __all__ = [
     "ChunkExplorer",
@@ -18,8 +20,10 @@ __all__ = [
     "MemoryScrubber",
     "NeedleMap",
     "RecallMatrix",
+    "Roofline",
     "Seismograph",
     "StabilityMap",
     "SurpriseStrip",
+    "TileViewer",
     "TwoLoopStepper",
 ]
