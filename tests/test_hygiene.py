@@ -117,6 +117,13 @@ def many_widgets(nb):
         cell.metadata["tags"] = ["widget"]
 
 
+def five_exercises(nb):
+    for number in (4, 5):
+        name = f'"07.{number}"'
+        stub = f"# exercise: 07.{number}\ndef f{number}(x):\n    return None  # hint({name}), solution({name})\n\n\n"
+        add_code(stub + f"check({name}, f{number})")(nb)
+
+
 def late_code(nb):
     for cell in nb.cells[20:28]:
         nb.cells.remove(cell)
@@ -188,6 +195,7 @@ BREAKS = [
     ("exercises", edit(6, 'check("07.2", f2)', "f2(1)")),
     ("exercises", edit(6, 'hint("07.2")', "hint")),
     ("exercises", lambda nb: edit(6, "07.2", "08.2")(nb)),
+    ("exercises", lambda nb: five_exercises(nb)),
     ("twins", edit(4, "len(", "sum(")),
     ("twins", edit(4, "tools.hygiene.words", "tools.hygiene.no_such_function")),
     ("twins", edit(4, "tools.hygiene.words", "tools.no_such_module.words")),
@@ -196,6 +204,13 @@ BREAKS = [
 
 def test_a_notebook_without_fault_keeps_every_rule():
     assert hygiene.check(good()) == []
+
+
+def test_five_exercises_are_allowed_where_the_title_promises_puzzles():
+    nb = good()
+    five_exercises(nb)
+    nb.cells[0].source += " With its five puzzles."
+    assert hygiene.RULES["exercises"](nb) == []
 
 
 def test_every_rule_has_a_notebook_that_breaks_it():

@@ -13,6 +13,7 @@ from tests.kernels.helpers import needs_triton  # lets Triton be interpreted, be
 from titans_mini import interpret, standin
 from titans_mini.exercises import get, nb10
 from titans_mini.interpret import recording
+from tools import notebooks
 
 STANDIN = interpret.find(allow_triton=False)
 PUZZLES = [exercise.name for exercise in nb10.EXERCISES]
@@ -97,3 +98,17 @@ def test_it_loads_no_triton_unasked():
     code = "import sys, titans_mini.exercises.nb10; assert 'triton' not in sys.modules"
     environment = {key: z for key, z in os.environ.items() if key != "TRITON_INTERPRET"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+@pytest.mark.slow
+def test_notebook_10_runs_solved_where_triton_is_missing(tmp_path):
+    nb = notebooks.solve(notebooks.read(notebooks.NOTEBOOKS / "10_triton_kernels.ipynb"))
+    cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join(["import sys", "sys.modules['triton'] = None", *cells]), encoding="utf-8")
+    environment = {**os.environ, "TITANS_FAST": "1", "TITANS_STRICT": "1"}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("triton is not installed") == 1
+    assert "not run: the library's kernels need Triton itself" in done.stdout

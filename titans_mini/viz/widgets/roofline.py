@@ -139,7 +139,7 @@ class Roofline(Explorer):
         self.here.update(sequences)
         gpu, bound = self.gpus[0], self.bound(memory, sequences, C)
         words = f"{gpu.rate / 1e12:.0f} TFLOP/s, {gpu.bandwidth / 1e12:.2f} TB/s"
-        self.title.set_text(f"{memory}, T = {self.T:,}: bound by {bound} · {gpu.name} ({gpu.source}): {words}")
+        self.title.set_text(f"{memory}, T = {self.T:,}: bound by {bound}\n{gpu.name} ({gpu.source}): {words}")
 
     def bound(self, memory: str, sequences: int, C: int) -> str:
         """Name the highest of the three."""

@@ -84,7 +84,8 @@ class TileViewer(Explorer):
         most = [max(tape.bytes(name=name) for tape in self.tapes.values()) for name in names]
         right.barh(range(len(names)), most, color="none", edgecolor=palette.MUTED, linewidth=0.8, linestyle="--")
         self.bars = right.barh(range(len(names)), [0] * len(names), color=colours)
-        self.numbers = [right.text(0, i, "", va="center", fontsize=8) for i in range(len(names))]
+        blank = {"fc": palette.PAPER, "ec": "none", "pad": 0.6}
+        self.numbers = [right.text(0, i, "", va="center", fontsize=8, bbox=blank) for i in range(len(names))]
         right.set_yticks(range(len(names)), names)
         right.set(xlim=(0, 1.35 * self.most), ylim=(len(names) - 0.5, -0.5), xticks=[])
         right.tick_params(length=0)
