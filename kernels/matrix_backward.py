@@ -25,7 +25,7 @@ def gather(
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d, v = tl.arange(0, BC), tl.arange(0, BD), tl.arange(0, BV)
-    token = c * C + r
+    token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
     there = (r < C) & (token < T)
     start = (i // H) * q_batch + (i % H) * q_head
     Q = load_rows(q + start, token, there, d, q_token, D)
@@ -57,7 +57,7 @@ def retreat(
     for back in range(nc):
         c = nc - 1 - back
         at = i * nc + c
-        token = c * C + r
+        token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
         there = (r < C) & (token < T)
         store_state(dM_chunks + at * D * D, dM, d, cols, True, D)
         store_state(dS_chunks + at * D * D, dS, d, cols, True, D)
@@ -103,7 +103,7 @@ def pull_queries(
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d = tl.arange(0, BC), tl.arange(0, BD)
-    token, real = c * C + r, r < C
+    token, real = (at - i * nc) * C + r, r < C
     there = real & (token < T)
     start = (i // H) * q_batch + (i % H) * q_head
     Q = load_rows(q + start, token, there, d, q_token, D)
@@ -142,7 +142,7 @@ def pull_systems(
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d = tl.arange(0, BC), tl.arange(0, BD)
-    token, real = c * C + r, r < C
+    token, real = (at - i * nc) * C + r, r < C
     there = real & (token < T)
     start = (i // H) * k_batch + (i % H) * k_head
     K = load_rows(k + start, token, there, d, k_token, D)
@@ -181,7 +181,7 @@ def pull_keys(
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d = tl.arange(0, BC), tl.arange(0, BD)
-    token, real = c * C + r, r < C
+    token, real = (at - i * nc) * C + r, r < C
     there = real & (token < T)
     start = (i // H) * q_batch + (i % H) * q_head
     K = load_rows(k + start, token, there, d, q_token, D)

@@ -32,7 +32,7 @@ def advance(
     S = load_state(S_start + i * D * D, d, cols, D).to(tl.float32)
     for c in range(nc):
         at = i * nc + c  # the chunk among all sequences'
-        token = c * C + r
+        token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
         there = (r < C) & (token < T)
         store_state(M_chunks + at * D * D, M, d, cols, True, D)
         store_state(S_chunks + at * D * D, S, d, cols, True, D)
@@ -66,7 +66,7 @@ def read(
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d, v = tl.arange(0, BC), tl.arange(0, BD), tl.arange(0, BV)
-    token = c * C + r
+    token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
     there = (r < C) & (token < T)
     start = (i // H) * q_batch + (i % H) * q_head
     Q = load_rows(q + start, token, there, d, q_token, D)

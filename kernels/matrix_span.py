@@ -157,6 +157,8 @@ class Span:
         tensors = self.q, self.k, self.theta, *self.c[:4], E, ds, *states, *d_states, of_scores, of_keys
         places = dk, dv, d_theta, rows.b_before, rows.f_before, *rows[6:]
         options = {**self._part, "ONLINE": self.online}
+        if self.online:  # at D = 128 twice as many columns would spill 17 KB of registers on sm_80
+            options["BV"] = min(options["BV"], 4096 // self.tiles["BD"])
         self._over_chunks(matrix_backward.pull_keys, *tensors, *places, *self.numbers, **options)
         out = d_alpha, d_eta
         coefficients.multiply_up_backward(self.alpha, self.eta, self.c, rows, out, self.read["SHIFT"], self.online)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from titans_mini.kernels import Job, launch
 from titans_mini.kernels.coefficients import Coefficients, empty_grads, multiply_up, multiply_up_backward
-from titans_mini.kernels.mlp_backward import mlp_keys_backward, mlp_reads_backward
+from titans_mini.kernels.mlp_backward import mlp_answers_backward, mlp_hidden_backward, mlp_keys_backward
 from titans_mini.kernels.mlp_chain import mlp_chain_backward
 from titans_mini.kernels.mlp_forward import mlp_reads, mlp_states
 from titans_mini.network import MemoryNet
@@ -122,7 +122,7 @@ def _slow(x: _Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _launch(kernel: Any, plan: _Plan, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    """Start one of the four kernels with what they share."""
+    """Start one of the six kernels with what they share."""
     x = args[0]
     launch.launch(
         kernel,
@@ -188,8 +188,11 @@ def _back(plan: _Plan, x: _Inputs, span: _Span, dy: Tensor, d_end: Tensor, out: 
     d_states[-1] = d_end
     notes, slow = _empty(dy, *span.record.shape[:2], 4 * E + 3 * D), _empty(dy, slots - 1, N, 4, D)
     numbers, rows, n_rows = span.numbers(x), {"SHIFT": plan.shift}, {"N_ROWS": c.n.shape[2]}
-    tensors = (x.q, x.k, dy, x.theta, *c[:3], _slow(x)[0], span.states, span.record, out.q, *d[:3], notes, slow)
-    _launch(mlp_reads_backward, plan, (slots - 1, N), *tensors, *numbers, plan.job.net.eps, **rows, **plan.norm)
+    gates, NORM, RESIDUAL = (x.theta, *c[:3]), plan.norm["NORM"], plan.norm["RESIDUAL"]
+    tensors = (x.q, x.k, dy, *gates, _slow(x)[0], span.states, span.record, d.G, notes, slow)
+    _launch(mlp_answers_backward, plan, (slots - 1, N), *tensors, *numbers, plan.job.net.eps, **rows, NORM=NORM)
+    tensors = (x.q, x.k, dy, *gates, span.states, span.record, out.q, *d[:3], notes)
+    _launch(mlp_hidden_backward, plan, (slots - 1, N), *tensors, *numbers, **rows, RESIDUAL=RESIDUAL)
     tensors = (x.q, x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
     tensors += (out.v, out.theta, d.G_end, d.n_end, d_states, notes, slow)
     _launch(mlp_chain_backward, plan, (N,), *tensors, *numbers, plan.job.net.eps, **rows, **n_rows, **plan.norm)

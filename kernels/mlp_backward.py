@@ -1,10 +1,11 @@
 """A two-layer memory backward: first the reads of all chunks, last their keys; between them comes `mlp_chain`.
 
 As in the forward pass, only a chain is sequential: the gradient at a state needs the gradient at the next one.
-`mlp_reads_backward` goes through the answers, to the queries and to what the writes gave to them. The chain walks from
-the last chunk to the first with the gradients at memory and momentum, through the second derivative of the loss.
-`mlp_keys_backward` needs those of both ends of a chunk and is parallel again. `titans_mini.chunk_backward` is the same
-on whole matrices, and says which line is the derivative of which.
+`mlp_answers_backward` and `mlp_hidden_backward` go through the answers, to the queries and to what the writes gave to
+them; they are two, because one would take too many registers. The chain walks from the last chunk to the first with the
+gradients at memory and momentum, through the second derivative of the loss. `mlp_keys_backward` needs those of both
+ends of a chunk and is parallel again. `titans_mini.chunk_backward` is the same on whole matrices, and says which line
+is the derivative of which.
 
 Places in memory, besides those of `mlp_forward`; gradients are float32 and lie as what they are gradients of:
   d_states    like states; slot nc holds the gradients at the span's end when `mlp_chain_backward` starts
@@ -37,15 +38,14 @@ from titans_mini.kernels.mlp_tiles import (
 
 
 @triton.jit(do_not_specialize=RUNTIME)
-def mlp_reads_backward(
-    q_start, k_start, dy_start, theta, G, b, f, gain, states, record,
-    dq_start, dG_start, db_start, df_start, notes, slow,
+def mlp_answers_backward(
+    q_start, k_start, dy_start, theta, G, b, f, gain, states, record, dG_start, notes, slow,
     N, H, T, nc, start, stride_b, stride_h, stride_t, stride_theta, eps,
     C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, LAYERS: tl.constexpr, SHIFT: tl.constexpr,
-    ACTIVATION: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
+    ACTIVATION: tl.constexpr, NORM: tl.constexpr, PRECISION: tl.constexpr,
     BC: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
 ):  # fmt: skip
-    """Go back through the answers of one chunk."""
+    """Read once more, up to the last layer's output, and go back through the norm and the writes of that layer."""
     j, x = tl.program_id(0), tl.program_id(1).to(tl.int64)
     rows, cols = tl.arange(0, BC), tl.arange(0, BD)
     layer = (LAYERS - 1) * N
@@ -60,9 +60,8 @@ def mlp_reads_backward(
     k = load_tile(k_start + first, rows, cols, stride_t, left, D)
     theta1 = load_tokens(theta_start, rows, left)
     b1, f1, G1 = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
-    b2, f2, G2 = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
-    # the reads once more, up to the last layer's output
     scores1 = narrow(product(q, tl.trans(k), k, PRECISION) * -G1, k)
+    b2, f2, G2 = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
     x2, raw2 = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BC), tl.float32)
     for e in range(0, E, BE):
         units = e + tl.arange(0, BE)
@@ -75,7 +74,6 @@ def mlp_reads_backward(
         if NORM:
             x2 = add_product(x2, b2[:, None] * h, load_tile(here + D * E, units, cols, D, E, D), k, PRECISION)
             x2 = add_product(x2, f2[:, None] * h, load_tile(here + 3 * D * E, units, cols, D, E, D), k, PRECISION)
-    # through the last layer
     scores2 = narrow(raw2 * -G2, k)
     s2 = load_tile(note + 2 * E + D, rows, cols, WIDTH, left, D)
     s2 *= load_tokens(theta_start + layer * stride_theta, rows, left)[:, None]
@@ -90,12 +88,41 @@ def mlp_reads_backward(
     store_tile(mine + 4 * E + D, dx2, rows, cols, NOTES, left, D)
     ds2 = product(tl.trans(scores2), dx2, k, PRECISION)
     store_tile(mine + 4 * E, ds2, rows, cols, NOTES, left, D)
-    from_s2 = product(dx2, tl.trans(s2), k, PRECISION)
-    store_tile(dG_start + ((x + layer) * nc + j) * C * C, -from_s2 * raw2, rows, rows, C, C, C)
-    d_scores2, dx2 = narrow(from_s2 * -G2, k), narrow(dx2, k)
+    dG2 = -raw2 * product(dx2, tl.trans(s2), k, PRECISION)
+    store_tile(dG_start + ((x + layer) * nc + j) * C * C, dG2, rows, rows, C, C, C)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def mlp_hidden_backward(
+    q_start, k_start, dy_start, theta, G, b, f, states, record, dq_start, dG_start, db_start, df_start, notes,
+    N, H, T, nc, start, stride_b, stride_h, stride_t, stride_theta,
+    C: tl.constexpr, D: tl.constexpr, E: tl.constexpr, LAYERS: tl.constexpr, SHIFT: tl.constexpr,
+    ACTIVATION: tl.constexpr, RESIDUAL: tl.constexpr, PRECISION: tl.constexpr,
+    BC: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
+):  # fmt: skip
+    """Go back through the hidden units to the queries of one chunk, and to what was written to the first layer."""
+    j, x = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows, cols = tl.arange(0, BC), tl.arange(0, BD)
+    layer = (LAYERS - 1) * N
+    WIDTH: tl.constexpr = 2 * E + 2 * D
+    NOTES: tl.constexpr = 4 * E + 3 * D
+    left = tl.minimum(C, T - start - j * C)
+    first = (x // H) * stride_b + (x % H) * stride_h + (start + j * C).to(tl.int64) * stride_t
+    theta_start = theta + x * stride_theta + start + j * C
+    note, mine = record + (x * nc + j) * (C * WIDTH), notes + (x * nc + j) * (C * NOTES)
+    here = states + (j * N.to(tl.int64) + x) * (4 * D * E)
+    q = load_tile(q_start + first, rows, cols, stride_t, left, D)
+    k = load_tile(k_start + first, rows, cols, stride_t, left, D)
+    _, _, G1 = load_read(G, b, f, x * nc + j, rows, C, SHIFT)
+    scores1 = narrow(product(q, tl.trans(k), k, PRECISION) * -G1, k)
+    b2, f2, G2 = load_read(G, b, f, (x + layer) * nc + j, rows, C, SHIFT)
+    dx2 = narrow(load_tile(mine + 4 * E + D, rows, cols, NOTES, left, D), k)
+    s2 = load_tile(note + 2 * E + D, rows, cols, WIDTH, left, D)
+    s2 *= load_tokens(theta_start + layer * stride_theta, rows, left)[:, None]
+    d_scores2 = narrow(product(dx2, tl.trans(s2), k, PRECISION) * -G2, k)
+    theta1 = load_tokens(theta_start, rows, left)
     db2, df2, from_s1 = tl.zeros((BC,), tl.float32), tl.zeros((BC,), tl.float32), tl.zeros((BC, BC), tl.float32)
     from_W1, from_P1 = tl.zeros((BC, BD), tl.float32), tl.zeros((BC, BD), tl.float32)
-    tl.debug_barrier()  # x1 is read again, by other threads
     for e in range(0, E, BE):
         units = e + tl.arange(0, BE)
         x1, z1 = load_tile(mine, rows, units, NOTES, left, E), load_tile(note, rows, units, WIDTH, left, E)
@@ -130,7 +157,7 @@ def mlp_reads_backward(
     store_tile(mine + 4 * E + 2 * D, dk, rows, cols, NOTES, left, D)
     place, place2 = (x * nc + j) * C, ((x + layer) * nc + j) * C
     db1, df1 = tl.sum(from_W1 * q.to(tl.float32), 1), tl.sum(from_P1 * q.to(tl.float32), 1)
-    if LAYERS == 1:  # one set of gates for both layers; the second's part was written before the loop
+    if LAYERS == 1:  # one set of gates for both layers; the second's part is there already
         db1, df1, dG1 = db1 + db2, df1 + df2, dG1 + load_tile(dG_start + place * C, rows, rows, C, C, C)
     else:
         tl.store(db_start + place2 + rows, db2, mask=rows < C)

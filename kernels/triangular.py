@@ -56,7 +56,7 @@ def solve(
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d = tl.arange(0, BC), tl.arange(0, BD)
-    token = c * C + r
+    token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
     there = (r < C) & (token < T)
     start = (i // H) * k_batch + (i % H) * k_head
     K = load_rows(k + start, token, there, d, k_token, D)

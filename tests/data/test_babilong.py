@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -75,6 +76,12 @@ def test_facts_spread_over_the_whole_text():
     assert min(thirds) > 0.28 * len(sample_positions)
 
 
+def test_facts_stand_before_the_first_and_after_the_last_sentence():
+    made = list(islice(babilong(questions(), 600), 200))
+    assert any(sample.input.startswith(sample.facts[0]) for sample in made)
+    assert any(sample.input.endswith(sample.facts[-1]) for sample in made)
+
+
 def test_background_is_running_text_and_starts_anywhere():
     numbered = " ".join(f"This is the sentence that carries number {i} of all." for i in range(1000, 1500))
     starts = set()
@@ -140,6 +147,14 @@ def test_nothing_that_fits_is_an_error_not_an_endless_search():
     with pytest.raises(ValueError, match="got 40 tokens, expected room .* 1000 in a row"):
         next(babilong(questions("qa3"), 40))
     assert list(babilong(islice(questions("qa3"), 5), 40)) == []
+
+
+def test_patience_begins_anew_with_every_sample_that_fits(monkeypatch):
+    monkeypatch.setattr(sys.modules["titans_mini.data.babilong"], "PATIENCE", 3)
+    short, long = next(questions("qa1")), list(islice(questions("qa3"), 5))[-1]
+    assert len(list(babilong([long, long, short, long, long, short], 200))) == 2
+    with pytest.raises(ValueError, match="3 in a row"):
+        list(babilong([short, long, long, long], 200))
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,21 @@ def test_a_bad_archive_leaves_nothing(server, folders, monkeypatch, name, words)
     assert left_over(folders) == []
 
 
+@pytest.mark.parametrize("place", range(12, len(GOOD), len(GOOD) // 12))
+def test_an_archive_with_one_wrong_byte_leaves_nothing(server, folders, monkeypatch, place):
+    damaged = bytearray(GOOD)
+    damaged[place] ^= 0x55
+    monkeypatch.setitem(ARCHIVES, "/damaged.tar.gz", bytes(damaged))
+    known_inside(monkeypatch, f"{server}/damaged.tar.gz")
+    try:
+        path = fetch("inside", progress=False)
+    except ValueError as error:
+        assert "got no tasks/wanted.txt in" in str(error) or "got sha256" in str(error)
+        assert left_over(folders) == []
+    else:
+        assert path.read_bytes() == BODY, "the byte was outside of what was asked for"
+
+
 def test_a_folder_inside_an_archive_is_no_file(server, folders, monkeypatch):
     known_inside(monkeypatch, f"{server}/folder.tar.gz", "tasks/folder.txt")
     with pytest.raises(ValueError, match="it is not a file"):

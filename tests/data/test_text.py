@@ -85,6 +85,12 @@ def test_streams_differ_by_seed_and_by_pass():
     assert Streams(ids.to(torch.uint8), 4, 64)(1).tokens.dtype == torch.int64
 
 
+def test_parts_are_dealt_out_anew_with_every_pass():
+    streams = Streams(torch.arange(401), 4, 100)
+    assert streams.steps == 1
+    assert len({tuple(streams(i).tokens[:, 0].argsort().tolist()) for i in range(60)}) > 12
+
+
 def test_the_last_token_is_reached():
     streams = Streams(torch.arange(14), 2, 3)
     assert {int(streams(2 * i + 1).targets.max()) for i in range(50)} == {12, 13}

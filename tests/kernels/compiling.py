@@ -1,6 +1,7 @@
 """Compile every kernel for GPUs that are not here, as the host code would start it, and read what it takes.
 
     python -m tests.kernels.compiling                the record, assets/results/kernels_compiled.json (minutes)
+    python -m tests.kernels.compiling matrix         the same for cases of that name alone
     python -m tests.kernels.compiling --few OUT      the cases of the tests
 
 The host code runs on CPU tensors with `launch.launch` replaced by a recorder: types, sizes, warps and stages of what is
@@ -10,6 +11,7 @@ many registers a kernel takes and what it spills.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -52,18 +54,23 @@ class Case(NamedTuple):
 
 
 PLAIN = {"depth": 1, "residual": False, "norm": False}
+TWO = {"depth": 2, "expansion": 2}
+FOUR = {"depth": 2, "expansion": 4}
 CASES = [
     Case("matrix", PLAIN, few=True),
     Case("matrix", PLAIN, C=16),
     Case("matrix", PLAIN, C=32),
     Case("matrix", PLAIN, D=128),
-    Case("matrix", PLAIN, D=32),
-    Case("matrix", PLAIN, dtype="float16"),
-    Case("matrix", PLAIN, dtype="float32", few=True),
-    Case("matrix", PLAIN, dtype="float32", D=128),
+    Case("matrix", PLAIN, dtype="float32"),
     Case("online matrix", PLAIN, anchor="token", few=True),
-    Case("online matrix", PLAIN, anchor="token", D=128),
-    Case("online matrix", PLAIN, anchor="token", dtype="float32"),
+    Case("online matrix", PLAIN, D=128, anchor="token"),
+    Case("online matrix", PLAIN, C=4, anchor="token"),  # of short sequences it takes chunks of 16, here, or 32
+    Case("online matrix", PLAIN, C=8, anchor="token"),
+    Case("MLP", TWO, few=True),
+    Case("MLP", TWO, C=16),
+    Case("MLP", TWO, dtype="float32"),
+    Case("MLP", TWO, D=32, C=32, dtype="float32", few=True),
+    Case("MLP, expansion 4", FOUR),
 ]
 
 
@@ -188,8 +195,10 @@ def main(words: list[str]) -> None:
 
     from benchmarks import gpu_report, report
 
-    few = words[:1] == ["--few"]
-    rows = compile_all([case for case in CASES if case.few or not few])
+    few, names = words[:1] == ["--few"], set(words) or {case.name for case in CASES}
+    rows = compile_all([case for case in CASES if (case.few if few else case.name in names)])
+    if not few and RECORD.exists():  # the others stay as they are
+        rows += [row for row in json.loads(RECORD.read_text(encoding="utf-8"))["kernels"] if row["case"] not in names]
     head = {"triton": triton.__version__, "torch": torch.__version__, "date": date.today().isoformat()}
     head |= {"command": "python -m tests.kernels.compiling", "hardware": "none: compiled ahead of time, not run"}
     head |= {"commit": report.commit(gpu_report.KERNELS), "kernels": rows}

@@ -12,7 +12,10 @@ from tests.kernels.helpers import needs_triton
 
 # the kernels that multiply tiles of the values' width; the others fill rows
 PRODUCTS = {"advance", "read", "solve", "gather", "retreat", "pull_queries", "pull_systems", "pull_keys"}
+TWO_LAYERS = {"mlp_states", "mlp_reads", "mlp_chain_backward", "mlp_keys_backward"}
+TWO_LAYERS |= {"mlp_answers_backward", "mlp_hidden_backward"}
 MOST_SPILLED = 600  # bytes a thread, stores and loads together, at D = C = 64 in half precision
+MOST_SPILLED_MLP = 6000  # those of two layers hold more tiles than a thread has registers, most of all the chain
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +40,10 @@ def excesses(rows):
         name = f"{row['kernel']} of {row['case']}, D {row['D']}, C {row['C']}, {row['dtype']}, sm_{row['sm']}"
         if row["shared"] > compiling.SHARED[row["sm"]] * 1024:
             found.append(f"{name}: {row['shared']} bytes of shared memory")
-        plain = row["D"] <= 64 and row["dtype"] != "float32" and row["kernel"] in PRODUCTS
-        if plain and row["spilled"] > MOST_SPILLED:
+        plain = row["D"] <= 64 and row["dtype"] != "float32" and row["kernel"] in PRODUCTS | TWO_LAYERS
+        if plain and row["spilled"] > (MOST_SPILLED_MLP if row["kernel"] in TWO_LAYERS else MOST_SPILLED):
             found.append(f"{name}: {row['spilled']} bytes spilled")
-        if row["kernel"] in PRODUCTS and not row["products"]:
+        if row["kernel"] in PRODUCTS | TWO_LAYERS and not row["products"]:
             found.append(f"{name}: no matrix instruction")
     return found
 
@@ -49,7 +52,7 @@ def excesses(rows):
 @pytest.mark.slow
 def test_the_kernels_compile_for_gpus_that_are_not_here(few):
     assert {row["sm"] for row in few} == {80, 90}
-    assert {row["kernel"] for row in few} >= PRODUCTS
+    assert {row["kernel"] for row in few} >= PRODUCTS | TWO_LAYERS
     assert not excesses(few), "\n".join(excesses(few))
 
 

@@ -26,8 +26,8 @@ class Echo:
     batch: int  # sequences B
     length: int  # tokens T of a sequence
     seed: int = 0
-    shortest: int = 16  # tokens of a piece
-    longest: int = 64
+    shortest: int = 8  # tokens of a piece
+    longest: int = 40
 
     def __post_init__(self) -> None:
         """Refuse what cannot be, the first thing found."""
