@@ -24,6 +24,7 @@ from titans_mini.state import MemoryState
 
 ACTIVATIONS = ("gelu", "silu")
 LARGEST_D, LARGEST_C = 128, 64
+LARGEST_FLOAT32 = 2048  # D × C
 
 
 def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
@@ -44,6 +45,11 @@ def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | No
         return (
             f"the kernels of a two-layer memory hold tiles up to D = {LARGEST_D} and chunks up to {LARGEST_C}, "
             f"and here D = {net.dim}, chunk_size = {chunk_size}"
+        )
+    if v.dtype == torch.float32 and net.dim * chunk_size > LARGEST_FLOAT32 and not launch.interpreted():
+        return (
+            f"float32 tiles of D = {net.dim} and chunk_size = {chunk_size} need more shared memory than a GPU has "
+            f"(240 KiB at 64 × 64); shorter chunks, D × chunk_size ≤ {LARGEST_FLOAT32}, or bfloat16 would do"
         )
     return None
 

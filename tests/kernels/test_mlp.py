@@ -135,6 +135,17 @@ def test_what_the_kernels_cannot_run(net, C, reason):
     assert mlp.refusal(network(64), torch.zeros(1, 1, 1, 64), 64, "chunk") is None
 
 
+def test_float32_tiles_that_no_gpu_holds_are_refused(monkeypatch):
+    """Compiled for sm_90, the way back through the chain takes 240 KiB of shared memory at D = C = 64 in float32."""
+    from titans_mini.kernels import launch, mlp
+
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+    v = torch.zeros(1, 1, 1, 64)
+    assert "shared memory" in mlp.refusal(network(64), v, 64, "chunk")
+    assert mlp.refusal(network(64), v, 32, "chunk") is None
+    assert mlp.refusal(network(64), v.bfloat16(), 64, "chunk") is None
+
+
 # -- bfloat16: what its rounding does, without a GPU -------------------------------------------------------------------
 
 
