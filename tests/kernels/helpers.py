@@ -4,6 +4,7 @@ Kernels run on a GPU where there is one, else by Triton's interpreter, which has
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import sys
@@ -30,6 +31,17 @@ needs_triton = pytest.mark.skipif(
 needs_gpu = pytest.mark.skipif(
     not GPU, reason="no GPU here: Triton's interpreter runs one program after the other, and computes bfloat16 wrongly"
 )
+
+
+def loaded():
+    """Load the kernels now, for the interpreter where that is asked for: triton decides it when a kernel is defined.
+
+    A test that takes TRITON_INTERPRET away calls this first. Without it, it would leave kernels behind that no test
+    after it in the same process can run.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        for half in ("matrix", "mlp"):
+            importlib.import_module(f"{kernels().__name__}.{half}")
 
 
 class Guarded:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.helpers import inputs, matrix, network
-from tests.kernels.helpers import kernels, needs_triton
+from tests.kernels.helpers import kernels, loaded, needs_triton
 from titans_mini import backends, neural_memory
 from titans_mini.chunked import chunked
 
@@ -25,6 +25,7 @@ def stand_in(dtype=torch.bfloat16):
 @pytest.fixture
 def gpu(monkeypatch):
     """Pretend to have a GPU of a compute capability, and no interpreter."""
+    loaded()  # as the other tests of this process need them
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.version, "hip", None)
@@ -82,6 +83,7 @@ def test_what_the_kernels_cannot_run(gpu, net, C, dtype, reason):
 
 @needs_triton
 def test_on_a_cpu_triton_is_an_error_that_says_what_helps(monkeypatch):
+    loaded()
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     net, x = matrix(4).float(), inputs(T=3, dtype=torch.float32)
     with pytest.raises(RuntimeError, match="tensors are on cpu.*TRITON_INTERPRET=1"):
