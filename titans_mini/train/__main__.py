@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, default=16, help="sequences of a batch")
     p.add_argument("--length", type=int, default=128, help="tokens of a sequence")
     p.add_argument("--echo", action="store_true", help="half of a batch repeats short pieces: teaches to memorize")
+    p.add_argument("--drill", type=int, default=0, help="with --echo: first steps with nothing but nonsense repeated")
     p.add_argument("--out", type=Path, required=True, help="folder of this run; one that is there is continued")
     p.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE", help="fields of the model's TitansConfig")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -73,7 +74,7 @@ def build(options: argparse.Namespace) -> tuple[TitansLM, Source]:
     else:
         ids = to_bytes(read_text(options.data)).to(torch.uint8)
         changes = {"vocab_size": 256} | changes
-        source = (Echo if options.echo else Windows)(ids, *sizes)
+        source = Echo(ids, *sizes, drill=options.drill) if options.echo else Windows(ids, *sizes)
     torch.manual_seed(options.seed)
     return TitansLM(TitansConfig.preset(options.model, **changes)).to(options.device), source
 
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{options.model}: {model.count_parameters():,} parameters on {options.device}, data {options.data}")
     history = Trainer(model, source, config, folder=options.out).run()
     record = {"train": asdict(config), "data": options.data, "batch": options.batch, "length": options.length}
-    record |= {"echo": options.echo}
+    record |= {"echo": options.echo, "drill": options.drill}
     text = json.dumps(record | {"history": history.to_dict()}, indent=1)
     (options.out / "history.json").write_text(text + "\n", encoding="utf-8")
     model.save_pretrained(options.out)
