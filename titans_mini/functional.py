@@ -136,7 +136,9 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, 
             got, expected = tuple(named[name].shape), tuple(v.shape)
             raise ValueError(f"{name}: got shape {got}, expected {expected} as for v: other heads, length or batch?")
     for name in ("alpha", "eta", "theta"):
-        _check_gate(name, named[name], v, net)
+        _check_gate_shape(name, named[name], v, net)
+    if v.shape[:3].numel():
+        _check_ranges({name: named[name] for name in ("alpha", "eta", "theta")})
 
 
 def _check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
@@ -154,8 +156,8 @@ def _check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
         )
 
 
-def _check_gate(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> None:
-    """Refuse a gate of the wrong shape, with NaN, or outside [0, 1]."""
+def _check_gate_shape(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> None:
+    """Refuse a gate of the wrong shape."""
     shape = tuple(v.shape[:3])
     allowed = [shape, (*shape, 1), (*shape, net.depth)]
     if name == "alpha":
@@ -165,13 +167,18 @@ def _check_gate(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> None:
             f"{name}: got shape {tuple(gate.shape)}, expected {shape} or {(*shape, net.depth)} (one for each layer): "
             "one gate per token and head"
         )
-    if gate.numel() == 0:
-        return
-    low, high = (x.item() for x in torch.aminmax(gate.detach()))  # NaN passes through both
-    if low != low:
-        raise ValueError(f"{name}: got NaN, expected numbers in [0, 1]: did the network that makes the gates diverge?")
-    if low < 0 or high > 1:
-        raise ValueError(f"{name}: got values in [{low}, {high}], expected [0, 1]: a sigmoid missing?")
+
+
+def _check_ranges(gates: dict[str, Tensor]) -> None:
+    """Refuse gates with NaN or outside [0, 1]. One transfer for all: a GPU is waited for once."""
+    ends = torch.stack([x.double() for gate in gates.values() for x in torch.aminmax(gate.detach())]).tolist()
+    for name, low, high in zip(gates, ends[::2], ends[1::2], strict=True):
+        if low != low:  # NaN passes through both
+            raise ValueError(
+                f"{name}: got NaN, expected numbers in [0, 1]: did the network that makes the gates diverge?"
+            )
+        if low < 0 or high > 1:
+            raise ValueError(f"{name}: got values in [{low}, {high}], expected [0, 1]: a sigmoid missing?")
 
 
 def _check_state(
