@@ -1,5 +1,6 @@
 """What experiments train and score on: needles by depth and length, stories, a book."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -42,6 +43,32 @@ def test_the_rule_finds_every_needle_and_a_window_only_the_near_ones():
         assert row["right"] == row["asked"] and sum(row["asked"]) == 100
     near = NEEDLE.score(Oracle(TASK.vocab_size, window=24), 0)["lengths"][1]
     assert near["right"][3] > 10 and sum(near["right"][:2]) == 0
+
+
+class Eliminator(nn.Module):
+    """Knows which values a haystack holds, not whose they are: says the first of them that was not told yet."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task = task
+
+    def forward(self, tokens, state=None):
+        logits, room = torch.zeros(*tokens.shape, self.task.vocab_size), tokens.shape[1] - 2 * self.task.pairs
+        for b, row in enumerate(tokens.tolist()):
+            values = [x for x in row[:room] if self.task.keys <= x < self.task.keys + self.task.values]
+            for t in range(room, len(row)):
+                left = [x for x in values if x not in row[room:t]]
+                logits[b, t, (left or values)[0]] = 1.0
+        return logits, None
+
+
+def test_the_order_of_questions_tells_a_guess_by_elimination_from_knowledge():
+    task = replace(TASK, values=16)  # two pairs seldom share their value
+    many = replace(NEEDLE, task=task, sequences=200)
+    knows, guesses = (many.score(model, 0)["lengths"][0] for model in (Oracle(task.vocab_size), Eliminator(task)))
+    assert knows["order"] == [200, 200] and sum(knows["right"]) == 400
+    first, last = guesses["order"]
+    assert 70 < first < 140 and last == 200  # one of two, then the one that is left
 
 
 def test_questions_are_scored_once_a_pair_and_never_those_of_training():

@@ -49,7 +49,9 @@ class Needle:
             seed: of training; the questions are others.
 
         Returns:
-            "chance": of guessing. "lengths": a list of {"length", "right": one count a bin, "asked": likewise}.
+            "chance": of guessing. "lengths": a list of {"length", "right": one count a bin of depth, "asked": likewise,
+            "order": right answers to the first question of a sequence, the second …}: who knows which values there
+            are, but not which belongs to the key, is right at the last question, when one is left.
             "gates": kind of token → {"keep": mean half-life of the last layer in tokens, "theta": mean θ}, or None.
         """
         task = replace(self.task, questions=self.task.pairs)
@@ -59,15 +61,17 @@ class Needle:
     @torch.no_grad()
     def _at(self, model: nn.Module, task: RecallTask, length: int, seed: int) -> dict:
         """Score one length."""
-        right, asked = torch.zeros(self.bins), torch.zeros(self.bins)
+        right, asked, order = torch.zeros(self.bins), torch.zeros(self.bins), torch.zeros(task.questions)
         made = task.batch(self.sequences, length, seed, length)
         for tokens, targets, depth in zip(*(x.split(max(1, CALL // length)) for x in made), strict=True):
             where = targets != IGNORE
             hit = (model(tokens)[0][where].argmax(-1) == targets[where]).float()
+            order += hit.view(len(tokens), -1).sum(0)
             place = (depth.flatten() * self.bins).long().clamp(max=self.bins - 1)
             right += torch.bincount(place, hit, self.bins)
             asked += torch.bincount(place, minlength=self.bins)
-        return {"length": length, "right": right.int().tolist(), "asked": asked.int().tolist()}
+        counts = {"right": right, "asked": asked, "order": order}
+        return {"length": length} | {name: x.int().tolist() for name, x in counts.items()}
 
 
 @torch.no_grad()
