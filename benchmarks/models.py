@@ -1,14 +1,17 @@
 """The tiny language models beside a transformer of the same size: `python -m benchmarks.models`.
 
-Forward and backward of one batch, every architecture in turn in one process; ratios are to the transformer of the same
-round. The transformer attends with PyTorch's causal kernel, which skips what the mask hides.
+Forward and backward of one batch, every architecture in turn in one process. A memory costs weights, so each variant is
+compared with a transformer whose feed-forward part is wider, until it has as many; ratios are to that transformer, of
+the same round. It attends with PyTorch's causal kernel, which skips what the mask hides.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,10 +26,39 @@ SHAPES = ((4, 2048), (4, 8192), (1, 2048), (1, 8192))  # B, T
 BARS = {2048: 2.0, 8192: 1.0}  # largest ratio to the transformer at this length and beyond
 
 
-def call(variant: str, B: int, T: int) -> Callable[[], None]:
+def weights(config: TitansConfig) -> int:
+    """Count the weights of a model without building it."""
+    with torch.device("meta"):
+        return TitansLM(config).count_parameters()
+
+
+@functools.cache
+def rival_of(variant: str) -> TitansConfig:
+    """Choose the transformer with the weights of a variant; the preset itself for what has no neural memory."""
+    base = TitansConfig.preset(f"{RIVAL}-tiny")
+    if variant not in TITANS:
+        return base
+    target, step = weights(TitansConfig.preset(f"{variant}-tiny")), 8 / base.dim  # SwiGLU rounds its width to 8
+    wider = [replace(base, mlp_ratio=step * i) for i in range(round(base.mlp_ratio / step), 10 * round(1 / step))]
+    return min(wider, key=lambda c: abs(weights(c) - target))
+
+
+def configs() -> dict[str, TitansConfig]:
+    """Name everything that is timed: the variants, and the transformers they are compared with by their weights."""
+    found = {name: TitansConfig.preset(f"{name}-tiny") for name in (RIVAL, *TITANS, *OTHERS)}
+    return found | {key_of(rival_of(name)): rival_of(name) for name in TITANS}
+
+
+def key_of(rival: TitansConfig) -> str:
+    """Name a transformer: the preset by its variant, others with their weights in thousands."""
+    plain = rival == TitansConfig.preset(f"{RIVAL}-tiny")
+    return RIVAL if plain else f"{RIVAL} {weights(rival) / 1000:.0f}k"
+
+
+def call(config: TitansConfig, B: int, T: int) -> Callable[[], None]:
     """Make a model and a batch; each call is a forward and a backward pass over B · T bytes."""
     torch.manual_seed(0)
-    model = TitansLM(TitansConfig.preset(f"{variant}-tiny"))
+    model = TitansLM(config)
     tokens = torch.randint(256, (B, T + 1), generator=torch.Generator().manual_seed(1))
 
     def run() -> None:
@@ -37,28 +69,31 @@ def call(variant: str, B: int, T: int) -> Callable[[], None]:
     return run
 
 
-def row(variant: str, B: int, T: int, times: dict[str, Times]) -> dict:
-    """Make a row of the results file."""
-    own, rival = times[variant], times[RIVAL]
-    with torch.device("meta"):
-        weights = TitansLM(TitansConfig.preset(f"{variant}-tiny")).count_parameters()
-    bar = BARS[T] if variant in TITANS and T in BARS else None
-    ratio = own.median / rival.median
+def row(name: str, B: int, T: int, times: dict[str, Times]) -> dict:
+    """Make a row of the results file; `name` is one of `configs`."""
+    rival = rival_of(name)
+    own, other = times[name], times[key_of(rival)]
+    bar = BARS[T] if name in TITANS and T in BARS else None
+    ratio = own.median / other.median
+    sizes = {"weights": weights(configs()[name]), "rival": key_of(rival), "rival_weights": weights(rival)}
     measured = {"seconds": own.median, "min": own.fastest, "spread": own.spread, "ratio": ratio}
     reached = None if bar is None else ratio <= bar
-    return {"variant": variant, "B": B, "T": T, "weights": weights} | measured | {"bar": bar, "reached": reached}
+    return {"variant": name, "B": B, "T": T} | sizes | measured | {"bar": bar, "reached": reached}
 
 
 def table(rows: list[dict]) -> str:
     """Lay the rows out for a reader, with every bar."""
-    lines = [f"{'batch':>5} {'length':>7}  {'model':12}{'weights':>9}{'ms':>9}{'µs/token':>10}{'ratio':>7}{'bar':>6}"]
+    lines = [
+        f"{'batch':>5} {'length':>7}  {'model':18}{'weights':>9}{'ms':>9}{'µs/token':>10}"
+        f"{'ratio':>7} {'to':18}{'bar':>4}"
+    ]
     for r in rows:
         bar = "" if r["bar"] is None else f"{r['bar']:.1f}"
         verdict = {None: "", True: "reached", False: "NOT reached"}[r["reached"]]
         per_token = r["seconds"] / r["B"] / r["T"] * 1e6
         lines.append(
-            f"{r['B']:5} {r['T']:7}  {r['variant']:12}{r['weights']:9,}{r['seconds'] * 1e3:9.0f}{per_token:10.1f}"
-            f"{r['ratio']:7.2f}{bar:>6}  {verdict}".rstrip()
+            f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['weights']:9,}{r['seconds'] * 1e3:9.0f}{per_token:10.1f}"
+            f"{r['ratio']:7.2f} {r['rival']:18}{bar:>4}  {verdict}".rstrip()
         )
     return "\n".join(lines)
 
@@ -67,7 +102,7 @@ def report(results: dict) -> str:
     """Say where the numbers come from, then the table."""
     h = results["hardware"]
     machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
-    note = "forward and backward, float32, median of the rounds, process time; ratio: to the transformer beside it"
+    note = "forward and backward, float32, median of rounds, process time; ratio: to a transformer with as many weights"
     return "\n".join([results["command"], " · ".join(machine), note, "", table(results["rows"])])
 
 
@@ -85,10 +120,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     rows = []
     for B, T in ((B, T // options.scale) for B, T in SHAPES):
-        variants = (RIVAL, *TITANS, *OTHERS)
-        calls = {variant: call(variant, B, T) for variant in variants}
+        calls = {name: call(config, B, T) for name, config in configs().items()}
         times = measure(calls, options.rounds, say=lambda text, at=(B, T): print(f"  … {at}: {text}", file=sys.stderr))
-        rows += [row(variant, B, T, times) for variant in variants]
+        rows += [row(name, B, T, times) for name in calls]
     command = "python -m benchmarks.models" + (f" --rounds {options.rounds}" if options.rounds != 3 else "")
     results = stamp("cpu", command) | {"rows": rows}
     write_json(options.json, results)
