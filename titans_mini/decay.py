@@ -36,29 +36,28 @@ def fill_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple[Tensor
     G[:, 0], n[:, 1] = 1, 1
     table = alpha.new_empty(c + 2, *G.shape)  # row before chunk: each row is written in one piece
     all_n = alpha.new_empty(c + 1, *G.shape) if keep_n else None
-    own = n.unbind(1)[1:]
+    rows, n_rows = table.unbind(0), all_n.unbind(0) if keep_n else None
+    own = torch.eye(c + 2).to(keep)[2:]  # row by row: 1 in the column of the token itself
+    own, keep, carry = (x.unbind(0) for x in (own, keep, carry))
     for t in range(c + 1):
         if t:
-            n.mul_(carry[t - 1])
-            own[t].fill_(1)  # this token's own column was 0 so far
+            torch.addcmul(own[t - 1], n, carry[t - 1], out=n)
             torch.addcmul(n, keep[t - 1], G, out=G)
-        table[t].copy_(G)
+        rows[t].copy_(G)
         if keep_n:
-            all_n[t].copy_(n)
-    table[-1].copy_(n)
+            n_rows[t].copy_(n)
+    rows[-1].copy_(n)
     return tuple(None if x is None else x.unflatten(1, lead).movedim(0, -2) for x in (table, all_n))
 
 
-def fill_table_backward(
-    alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_table: Tensor
-) -> tuple[Tensor, Tensor]:
+def fill_table_backward(alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_table: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiate `fill_table`.
 
     Args:
         alpha: (…, c) forget gates.
         eta: (…, c) momentum gates.
         table: (…, c+2, c+2), from `fill_table` with `keep_n`.
-        n: (…, c+1, c+2), likewise.
+        n: (…, c+1, c+2), likewise; overwritten.
         d_table: (…, c+2, c+2) gradient at the table; overwritten.
 
     Returns:
@@ -68,14 +67,13 @@ def fill_table_backward(
     """
     *d_G, dn = d_table.unbind(-2)
     n_rows, keep, carry = n.unbind(-2), (1 - alpha).unsqueeze(-1).unbind(-2), eta.unsqueeze(-1).unbind(-2)
-    d_eta = []
-    for t in range(alpha.shape[-1], 0, -1):
-        dn.add_(d_G[t])
-        d_eta.append((dn * n_rows[t - 1]).sum(-1))
-        dn.mul_(carry[t - 1])
+    dn.add_(d_G[-1])
+    for t in range(len(keep), 0, -1):
+        n_rows[t - 1].mul_(dn)
         d_G[t - 1].addcmul_(d_G[t], keep[t - 1])
+        torch.addcmul(d_G[t - 1], dn, carry[t - 1], out=dn)
     d_alpha = (d_table[..., 1:-1, :] * table[..., :-2, :]).sum(-1).neg_()
-    return d_alpha, torch.stack(d_eta[::-1], -1)
+    return d_alpha, n[..., :-1, :].sum(-1)
 
 
 class Gates(NamedTuple):
