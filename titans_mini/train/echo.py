@@ -31,8 +31,8 @@ class Echo:
     batch: int  # sequences B
     length: int  # bytes T of a sequence
     seed: int = 0
-    shortest: int = 8  # bytes of a piece
-    longest: int = 40
+    shortest: int = 4  # bytes of a piece
+    longest: int = 24
     drill: int = 0  # so many batches come first in which every sequence is nonsense
 
     def __post_init__(self) -> None:
