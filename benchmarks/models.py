@@ -102,7 +102,7 @@ def report(results: dict) -> str:
     """Say where the numbers come from, then the table."""
     h = results["hardware"]
     machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
-    note = "forward and backward, float32, fastest of the rounds, process time; ratio: to a transformer with as many weights"
+    note = "forward and backward, float32, fastest round, process time; ratio: to a transformer with as many weights"
     return "\n".join([results["command"], " · ".join(machine), note, "", table(results["rows"])])
 
 
