@@ -143,6 +143,33 @@ def test_presets_build_on_the_meta_device(variant, size):
         assert (c.dim, c.layers, c.heads) == SIZES[size] and (c.segment, c.window, c.chunk_size) == (512, 2048, 16)
 
 
+def counted_by_hand(c):
+    """Weights of a model with the options of a preset, from its sizes alone."""
+    d, H, D = c.dim, c.heads, c.dim // c.heads
+    swiglu, attention = 3 * d * 8 * round(d * c.mlp_ratio / 8), 4 * d * d
+    matrix = "delta" in c.variant  # its memory is one: no momentum, no norm, and only one of the two forgets
+    layers, gates = (1, 1 + (c.variant == "gated-delta")) if matrix else (2, 3)
+    start = H * D * D if matrix else H * 2 * D * round(c.memory_expansion * D) + 2 * D
+    memory = 5 * d * d + 3 * d * c.conv_size + gates * H * layers * (d + 1) + d + start
+    mixer = {
+        "transformer": attention,
+        "swa": attention + c.persistent * d,
+        "mac": attention + memory + c.persistent * d + 2 * d,  # two norms in the gate
+        "mag": attention + memory + c.persistent * d + 2 * d,
+        "mal": attention + memory + c.persistent * d + d,  # one between memory and attention
+        "lmm": memory + c.persistent * d,
+    }
+    return c.vocab_size * d + d + c.layers * (2 * d + swiglu + mixer.get(c.variant, memory))
+
+
+@pytest.mark.parametrize("size", ["tiny", *SIZES])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_preset_has_as_many_weights_as_its_sizes_say(variant, size):
+    c = TitansConfig.preset(f"{variant}-{size}")
+    with torch.device("meta"):
+        assert TitansLM(c).count_parameters() == counted_by_hand(c)
+
+
 def test_a_preset_can_be_changed_and_names_are_checked():
     assert TitansConfig.preset("mac-340m", layers=3).layers == 3
     assert TitansConfig.preset("gated-delta-170m").variant == "gated-delta"
