@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from titans_mini import TitansConfig, TitansLM, TitansState
+from titans_mini import TitansConfig, TitansLM, TitansState, presets
 from titans_mini.config import GATES, OPEN, SIZES, VARIANTS
 from titans_mini.sampling import choose
 
@@ -168,6 +168,13 @@ def test_a_preset_has_as_many_weights_as_its_sizes_say(variant, size):
     c = TitansConfig.preset(f"{variant}-{size}")
     with torch.device("meta"):
         assert TitansLM(c).count_parameters() == counted_by_hand(c)
+
+
+def test_the_table_of_presets_shows_their_weights():
+    header, *rows = presets.table().splitlines()
+    assert header.split()[-5:] == ["tiny", *SIZES] and [row.split()[0] for row in rows] == list(VARIANTS)
+    weights = counted_by_hand(TitansConfig.preset("mac-340m"))
+    assert rows[VARIANTS.index("mac")].split()[3] == f"{weights / 1e6:.2f}" and presets.count("mac-340m") == weights
 
 
 def test_a_preset_can_be_changed_and_names_are_checked():

@@ -1,0 +1,37 @@
+"""Every preset and how many weights it has, counted without building one: `python -m titans_mini.presets`."""
+
+from __future__ import annotations
+
+import torch
+
+from titans_mini.config import SIZES, VARIANTS, TitansConfig
+from titans_mini.model import TitansLM
+
+
+def count(name: str) -> int:
+    """Count the weights of a preset on the meta device, which holds shapes and no numbers.
+
+    Args:
+        name: such as "mac-340m".
+
+    Built in: notebooks/07 · Paper: appendix E.1
+    """
+    with torch.device("meta"):
+        return TitansLM(TitansConfig.preset(name)).count_parameters()
+
+
+def table() -> str:
+    """Lay out the weights of all presets, in millions: a row for each variant, a column for each size.
+
+    Built in: notebooks/07 · Paper: appendix E.1
+    """
+    sizes = ("tiny", *SIZES)
+    lines = [f"{'millions of weights':20}" + "".join(f"{size:>9}" for size in sizes)]
+    for variant in VARIANTS:
+        millions = (count(f"{variant}-{size}") / 1e6 for size in sizes)
+        lines.append(f"{variant:20}" + "".join(f"{x:9.2f}" for x in millions))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
