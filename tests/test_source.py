@@ -14,10 +14,11 @@ from tools import hygiene, notebooks
 ROOT = notebooks.ROOT
 PACKAGE = ROOT / "titans_mini"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+# imports point left
 ORDER = ["gates", "state", "derivatives", "network", "recurrence", "decay", "stack", "chunk"]
 ORDER += ["chunk_backward", "spans", "deep", "linear", "linear_backward", "chunked", "channelwise"]
 ORDER += ["backends", "functional", "checks", "memory", "masks", "flex", "attention", "config"]
-ORDER += ["baselines", "mixers", "context", "blocks", "sampling", "hub", "model", "presets", "trace"]  # imports point left
+ORDER += ["baselines", "mixers", "context", "blocks", "sampling", "hub", "model", "presets", "trace"]
 MATHEMATICAL = [name for name in ORDER if name not in ("state", "checks", "config", "hub", "presets", "trace")]
 MAX_LINES = 300
 LAST_EQUATION = 35  # the paper's equations run from 1 to 35
