@@ -47,6 +47,23 @@ def test_what_is_shipped_is_loaded_and_says_how_it_was_made(model, shelf):
     made = pretrained.training_of("small")
     assert made["curve"] == [[1, 5.0], [2, 4.0], [3, 3.0]] and made["commit"] == "abc1234"
     assert {"command", "data", "train", "seconds", "date", "hardware"} <= set(made)
+    weights = (shelf / "small" / "model.safetensors").read_bytes()
+    assert made["sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+LINE = "Quimby Vorlat of Exmoor "  # nobody has these names, so no training text does
+
+
+def test_the_model_that_comes_along_learns_while_it_reads():
+    """What notebook 00 begins with, on the shipped weights themselves."""
+    folder, made = pretrained.folder_of("lmm-bytes"), pretrained.training_of("lmm-bytes")
+    weights = (folder / "model.safetensors").read_bytes()
+    assert len(weights) <= ship.MAX_BYTES and hashlib.sha256(weights).hexdigest() == made["sha256"]
+    assert "titans_mini.train" in made["command"] and made["curve"][-1][0] == made["train"]["steps"]
+    model = pretrained.pretrained()
+    bits = {factor: pretrained.read_text(model, 3 * LINE, factor)[0].view(3, -1).mean(1) for factor in (1.0, 0.0)}
+    assert bits[1.0][2] < 0.6 * bits[1.0][0] and bits[0.0][2] > 0.9 * bits[0.0][0]
+    assert bits[1.0][0] < 8  # and it knows English letters from random bytes
 
 
 def test_what_is_too_large_or_unknown_is_refused(shelf, tmp_path, monkeypatch):

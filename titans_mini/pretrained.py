@@ -1,7 +1,7 @@
 """Small trained models on the library's own shelf, and what they are surprised by: no network, no pickle.
 
-`assets/checkpoints/` holds their weights, and beside them how they were made: command, seed, data, curve. This version
-ships none yet; `python -m titans_mini.train.ship` puts a trained one there.
+`assets/checkpoints/` holds their weights, and beside them how they were made: command, seed, data, curve.
+`python -m titans_mini.train.ship` puts a trained one there.
 """
 
 from __future__ import annotations

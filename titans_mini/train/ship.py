@@ -6,6 +6,7 @@ python -m titans_mini.train.ship FOLDER NAME "the command that trained it" COMMI
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 from datetime import date
@@ -19,6 +20,7 @@ from titans_mini.train.language import book
 from titans_mini.train.record import commit, hardware
 
 MAX_BYTES = 4 * 2**20  # of the weights
+RECIPE = ("data", "train", "batch", "length", "echo", "drill")  # of a run's history.json
 HELD_OUT, BYTES = "the_verdict", 8192  # a story that is not in the training data, and how much of it is read
 
 
@@ -54,9 +56,10 @@ def ship(run: Path, name: str, command: str, trained_at: str, shelf: Path = FOLD
         shutil.copyfile(run / file, shelf / name / file)
     old = json.loads((run / "history.json").read_text(encoding="utf-8"))
     history = History(**old["history"])
-    record = {"command": command, "data": old["data"], "train": old["train"], "batch": old["batch"]}
-    record |= {"length": old["length"], "seconds": round(history.seconds), "curve": history.thin(60)}
+    record = {"command": command} | {name: old[name] for name in RECIPE if name in old}
+    record |= {"seconds": round(history.seconds), "curve": history.thin(60)}
     record |= {"date": str(date.today()), "commit": trained_at, "hardware": hardware()}
+    record |= {"sha256": hashlib.sha256((shelf / name / "model.safetensors").read_bytes()).hexdigest()}
     if shelf in FOLDERS:
         record |= {"scores": scores(name)}
     (shelf / name / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
