@@ -55,8 +55,9 @@ def machine_paths(text):
 
 @pytest.mark.parametrize("path", committed_text(), ids=relative)
 def test_no_path_of_one_machine(path):
-    found = machine_paths(path.read_text(encoding="utf-8"))
-    assert not found and str(ROOT) not in path.read_text(encoding="utf-8"), found
+    text = path.read_text(encoding="utf-8", errors="replace")  # weights carry a header that is text
+    found = machine_paths(text)
+    assert not found and str(ROOT) not in text, found
 
 
 def test_a_path_of_one_machine_is_found():
