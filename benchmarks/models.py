@@ -19,17 +19,12 @@ import torch
 from benchmarks.report import ROOT, stamp, write_json, write_text
 from benchmarks.timing import Times, measure
 from titans_mini import TitansConfig, TitansLM
+from titans_mini.presets import count as weights
 
 TARGET = ROOT / "assets" / "results" / "models_cpu.json"
 RIVAL, TITANS, OTHERS = "transformer", ("mac", "mag", "mal", "lmm"), ("swa", "delta", "gated-delta")
 SHAPES = ((4, 2048), (4, 8192), (1, 2048), (1, 8192))  # B, T
 BARS = {2048: 2.0, 8192: 1.0}  # largest ratio to the transformer at this length and beyond
-
-
-def weights(config: TitansConfig) -> int:
-    """Count the weights of a model without building it."""
-    with torch.device("meta"):
-        return TitansLM(config).count_parameters()
 
 
 @functools.cache

@@ -166,15 +166,14 @@ def counted_by_hand(c):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_preset_has_as_many_weights_as_its_sizes_say(variant, size):
     c = TitansConfig.preset(f"{variant}-{size}")
-    with torch.device("meta"):
-        assert TitansLM(c).count_parameters() == counted_by_hand(c)
+    assert presets.count(c) == counted_by_hand(c)
 
 
 def test_the_table_of_presets_shows_their_weights():
     header, *rows = presets.table().splitlines()
     assert header.split()[-5:] == ["tiny", *SIZES] and [row.split()[0] for row in rows] == list(VARIANTS)
     weights = counted_by_hand(TitansConfig.preset("mac-340m"))
-    assert rows[VARIANTS.index("mac")].split()[3] == f"{weights / 1e6:.2f}" and presets.count("mac-340m") == weights
+    assert rows[VARIANTS.index("mac")].split()[3] == f"{weights / 1e6:.2f}"
 
 
 def test_a_preset_can_be_changed_and_names_are_checked():

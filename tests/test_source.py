@@ -62,7 +62,7 @@ def test_no_path_of_one_machine(path):
 
 def test_a_path_of_one_machine_is_found():
     assert machine_paths("open('/home/someone/x.txt')") == ["/home/someone/x.txt"]
-    assert machine_paths("see https://example.org/home/page and a/work/b") == []
+    assert machine_paths("see https://example.org/home/page and a/content/b") == []
 
 
 # -- imports --------------------------------------------------------------------------------------------------------

@@ -8,16 +8,16 @@ from titans_mini.config import SIZES, VARIANTS, TitansConfig
 from titans_mini.model import TitansLM
 
 
-def count(name: str) -> int:
-    """Count the weights of a preset on the meta device, which holds shapes and no numbers.
+def count(config: TitansConfig) -> int:
+    """Count the weights of a model on the meta device, which holds shapes and no numbers.
 
     Args:
-        name: such as "mac-340m".
+        config: of the model, however large.
 
     Built in: notebooks/07 · Paper: appendix E.1
     """
     with torch.device("meta"):
-        return TitansLM(TitansConfig.preset(name)).count_parameters()
+        return TitansLM(config).count_parameters()
 
 
 def table() -> str:
@@ -28,7 +28,7 @@ def table() -> str:
     sizes = ("tiny", *SIZES)
     lines = [f"{'millions of weights':20}" + "".join(f"{size:>9}" for size in sizes)]
     for variant in VARIANTS:
-        millions = (count(f"{variant}-{size}") / 1e6 for size in sizes)
+        millions = (count(TitansConfig.preset(f"{variant}-{size}")) / 1e6 for size in sizes)
         lines.append(f"{variant:20}" + "".join(f"{x:9.2f}" for x in millions))
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ def variant(name: str, **changes: object) -> TitansConfig:
 
 
 def needle() -> list[Experiment]:
-    """Every variant on the toy needle, and two of them with a window that is too wide."""
+    """Every variant on the toy needle, and the three that have a window with one that is too wide."""
     two = {"layers": 2, "mlp_ratio": 2.33}
     models = {
         "lmm": SMALL,
