@@ -119,7 +119,7 @@ def draw(results: dict) -> dict[str, Figure]:
     figures["speed_bars"] = bars(results)
     note(figures["speed_T"], results, "T")
     note(figures["speed_C"], results, "C")
-    note(figures["speed_bars"], results, "main", "T", "C")
+    note(figures["speed_bars"], results, "main", "T", "C", "main, peak memory", "T, peak memory")
     return figures
 
 
