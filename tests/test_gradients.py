@@ -17,7 +17,7 @@ from tests.helpers import (
     start,
     tensors,
 )
-from titans_mini import MemoryState, NeuralMemory, linear, neural_memory
+from titans_mini import MemoryState, NeuralMemory, deep, linear, neural_memory
 
 BACKENDS = ["recurrence", "chunked"]
 
@@ -294,6 +294,25 @@ def test_a_matrix_one_chunk_at_a_time_or_in_batches(residual, chunk_size, group_
         found.append((run(*leaves, **options), gradients(lambda: run(*leaves, **options), leaves)))
     for one, other in zip(*found, strict=True):
         for a, b in zip(one, other, strict=True):
+            assert difference(a, b) <= 1e-12
+
+
+@pytest.mark.parametrize("group_size", [1, 2, 3, 6])
+@pytest.mark.parametrize(("depth", "norm", "position"), [(2, True, 0), (2, False, 1), (3, True, 1), (1, True, 0)])
+def test_a_deep_memory_one_chunk_at_a_time_or_in_batches(depth, norm, position, group_size, monkeypatch):
+    """Batches of whole groups, of parts of one, and of a number that fits neither; the last one is smaller."""
+    layers = depth if norm and position else None  # gates of their own, or one set for all
+    run, leaves = problem(depth, norm, norm, layers, T=29, B=2, H=2, D=3, position=position)
+    options = {"backend": "chunked", "chunk_size": 2, "group_size": group_size}
+    found, sizes, right = [], [], deep.batch_size
+    monkeypatch.setattr(deep, "batch_size", lambda *x: sizes.append(right(*x)) or sizes[-1])
+    monkeypatch.setattr(deep, "LEAST", 1)
+    for most in (1, 3, 4, 8):
+        monkeypatch.setattr(deep, "MOST", most)
+        found.append((run(*leaves, **options), gradients(lambda: run(*leaves, **options), leaves)))
+    assert len(set(sizes)) >= 3 and 1 in sizes
+    for other in found[1:]:
+        for a, b in zip((*found[0][0], *found[0][1]), (*other[0], *other[1]), strict=True):
             assert difference(a, b) <= 1e-12
 
 

@@ -84,11 +84,11 @@ def anchor_refreshed_late(patch):
     """Every chunk of a call keeps the first one's anchor."""
     first = []
 
-    def wrong(net, c, Z, at, right=deep.run_chunk, **options):
+    def wrong(net, c, at, *z, right=deep.anchored_steps, **options):
         first.append([w.clone() for w in at])  # stacks are written over
-        return right(net, c, Z, first[0], **options)
+        return right(net, c, first[0], *z, **options)
 
-    patch.setattr(deep, "run_chunk", wrong)
+    patch.setattr(deep, "anchored_steps", wrong)
 
 
 def position_forgotten(patch):
@@ -116,10 +116,10 @@ def layer_norm_without_its_mean(patch):
 def residual_not_in_the_gradient(patch):
     """δ is taken for M(k) without its residual."""
 
-    def wrong(net, c, *z, right=chunk.anchored_steps):
+    def wrong(net, c, *z, right=deep.anchored_steps):
         return right(net, c._replace(v=c.v + c.k), *z)
 
-    patch.setattr(chunk, "anchored_steps", wrong)
+    patch.setattr(deep, "anchored_steps", wrong)
 
 
 def a_half_in_the_loss(patch):
@@ -245,7 +245,13 @@ def no_gradient_through_the_anchor(patch):
 
 
 def no_gradient_from_reads_to_the_momentum(patch):
-    without(patch, "_reads", lambda out: [z.P for z in out.Z])
+    def wrong(*arguments, right=chunk_backward._start):
+        dh = right(*arguments)
+        *_, Z, dZ = arguments
+        chunk_backward.Stack(dZ, Z.upright).P.zero_()
+        return dh
+
+    patch.setattr(chunk_backward, "_start", wrong)
 
 
 def no_second_derivative_of_the_activation(patch):

@@ -4,8 +4,9 @@ Heads and batch are one axis N here: every product is a `bmm`, small enough to s
 A chunk has three parts, and `chunk_backward` holds the derivative of each:
   steps   the writes of all tokens as rank-one factors: token j writes a_jᵀ w_j, with w = −θδ
   read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j, layer by layer
-  finish  W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w),  P = m_C P₀ + aᵀ(n_C ∘ w)
-The weights W and the momentum P of a layer are one `Stack`.
+  end     W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w),  P = m_C P₀ + aᵀ(n_C ∘ w)
+The weights W and the momentum P of a layer are one `Stack`. The next chunk waits for steps and end, and for no read:
+where chunks are small, `deep` joins several along N, chunk before head, and reads them at once.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Chunk(NamedTuple):
         """Choose a layer's gates; one set serves all layers."""
         return self.gates[min(layer, len(self.gates) - 1)]
 
+    def split(self, N: int) -> list[Chunk]:
+        """Take joined chunks apart."""
+        qkv, gates = (x.split(N) for x in self[:3]), zip(*(g.split(N) for g in self.gates), strict=True)
+        return [Chunk(*x, list(g), self.twice) for *x, g in zip(*qkv, gates, strict=True)]
+
 
 class Steps(NamedTuple):
     """The writes of a chunk: token j adds a_jᵀ w_j to each layer. The rest is for their derivative, where announced."""
@@ -46,6 +52,32 @@ class Steps(NamedTuple):
     delta: list[Tensor]  # the same for all layers; where they share their gates, 2θ is in it already
     pulled: list[Tensor]  # see MemoryNet.pull_down
     slopes: list[Tensor]  # σ′(z) below the last layer, where the derivative was announced
+
+    def factors(self) -> Steps:
+        """Drop what only the derivative needs."""
+        return Steps(self.a, self.w, [], None, None, [], [], [])
+
+    @classmethod
+    def join(cls, k: Tensor, each: list[Steps], keep: bool) -> Steps:
+        """Join the writes of chunks, whose joined keys are k; `keep` asks for the layers' outputs too."""
+        if len(each) == 1:
+            return each[0] if keep else each[0].factors()
+        a, w = [s.a[1:] for s in each], [s.w for s in each]
+        a, w, z = ([torch.cat(x) for x in zip(*y, strict=True)] for y in (a, w, [s.z for s in each] if keep else []))
+        return cls([k, *a], w, z, None, None, [], [], [])
+
+    def split(self, N: int) -> list[Steps]:
+        """Take the writes of joined chunks apart."""
+        count = self.a[0].shape[0] // N
+        if count == 1:
+            return [self]
+
+        def apart(x: Tensor | list[Tensor] | None) -> list[Tensor | list[Tensor] | None]:
+            if isinstance(x, list):
+                return [list(of_chunk) for of_chunk in zip(*(y.split(N) for y in x), strict=True)] or [[]] * count
+            return [None] * count if x is None else x.split(N)
+
+        return [Steps(*fields) for fields in zip(*map(apart, self), strict=True)]
 
 
 def anchored_steps(
@@ -141,45 +173,3 @@ def end_chunk(c: Chunk, steps: Steps, Z: list[Stack], out: list[Stack] | None = 
         narrow, wide = (a, w) if old.upright else (w, a)
         old.decay(g.keep, g.f_end, new).whole.baddbmm_(c.twice(narrow, g.ends).mT, wide)
     return out
-
-
-class Record(NamedTuple):
-    """What the derivative of a chunk needs of its forward pass."""
-
-    Z: list[Stack]  # at the chunk's start
-    at: Matrices  # the anchor
-    steps: Steps
-    z: list[Tensor]  # of the reads; the last one is needed under a norm only
-
-
-def run_chunk(
-    net: MemoryNet,
-    c: Chunk,
-    Z: list[Stack],
-    at: Matrices,
-    known: tuple | None = None,
-    keep: bool = True,
-    slopes: bool = False,
-) -> tuple[Tensor, Record]:
-    """Read and write one chunk, short of its end.
-
-    Args:
-        net: the memory's network.
-        c: the chunk.
-        Z: L stacks, memory and momentum at the chunk's start.
-        at: L tensors (N, in, out), the anchor.
-        known: the layers' outputs of an earlier run of the same chunk, of its steps and of its reads.
-        keep: whether the record holds more than the writes.
-        slopes: whether `backward_chunk` follows.
-
-    Returns:
-        y (N, c, D), or None where the reads are known, and the record.
-
-    Built in: notebooks/06 · Paper: eq. 15–17
-    """
-    z_steps, z_read = known or (None, None)
-    steps = anchored_steps(net, c, at, z_steps, slopes)
-    if not keep:
-        steps = Steps(steps.a, steps.w, [], None, None, [], [], [])
-    y, z_read = read_chunk(net, c, steps, Z, keep) if z_read is None else (None, z_read)
-    return y, Record(Z, at, steps, z_read)

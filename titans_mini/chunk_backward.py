@@ -1,30 +1,54 @@
-"""The derivative of one chunk, by hand: what `chunk` does, backwards, in the same matrix products.
+"""The derivative of chunks, by hand: what `chunk` does, backwards, in the same matrix products.
 
-`backward_chunk` goes through the parts of `chunk` in reverse: end, reads, steps. The gradients at everything that a
-chunk shares with its parts or its neighbours grow in place, in one `Grads`.
+`backward_reads` goes through the answers, and waits for nothing: chunks may be joined. `backward_writes` goes through a
+chunk's end and its steps, and needs the gradient at the memory after it. The gradients at everything that a chunk
+shares with its parts or its neighbours grow in place, in one `Grads`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from titans_mini.chunk import Chunk, Record
+from titans_mini.chunk import Chunk, Steps
 from titans_mini.decay import Gates
 from titans_mini.derivatives import ACTIVATIONS, norm_pull, norm_pull_backward
 from titans_mini.network import MemoryNet
 from titans_mini.stack import Matrices, Stack, rows, twice_backward
 
 
+class Record(NamedTuple):
+    """What the derivative of a chunk, or of joined ones, needs of the forward pass."""
+
+    Z: list[Stack]  # at the chunk's start
+    at: Matrices  # the anchor
+    steps: Steps  # of `backward_reads` a and w alone
+    z: list[Tensor]  # of the reads, L tensors (N, c, out); the last one is needed under a norm only
+
+
+class FromReads(NamedTuple):
+    """Gradients that the reads of a chunk send to its writes and its start; the first two grow in `backward_writes`."""
+
+    a: list[Tensor]  # L tensors (N, c, in)
+    w: list[Tensor]  # L tensors (N, c, out)
+    Z: list[Tensor]  # at L stacks, as they lie
+
+    def split(self, N: int) -> list[FromReads]:
+        """Take those of joined chunks apart."""
+        each = ([list(of_chunk) for of_chunk in zip(*(x.split(N) for x in field), strict=True)] for field in self)
+        return [FromReads(*x) for x in zip(*each, strict=True)]
+
+
 @dataclass
 class Grads:
-    """Gradients that grow while the parts of a chunk are gone through."""
+    """Gradients that grow while chunks are gone through, the last one first."""
 
     gates: list[Gates]  # like the chunk's
     Z: list[Stack]  # at the memory and the momentum
-    spare: list[Stack]  # room for the next Z: the two take turns
+    room: Matrices  # where the next Z may be put; other memory than Z is in
     at: Matrices | None  # at the anchor, where it is not the chunk's start
     gain: Tensor | None  # (D,), of the norm; bias likewise
     bias: Tensor | None
@@ -38,83 +62,94 @@ class Grads:
         (self.Z[layer].W if self.at is None else self.at[layer]).add_(dW)
 
 
-def backward_chunk(net: MemoryNet, c: Chunk, r: Record, dy: Tensor, out: Grads) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate one chunk: `run_chunk`, then `end_chunk`.
+def backward_reads(net: MemoryNet, c: Chunk, r: Record, dy: Tensor, out: Grads) -> tuple[Tensor, FromReads]:
+    """Differentiate `read_chunk`, last layer first: z = b∘(h W) + f∘(h P) + ((h aᵀ)∘G) w.
 
     Args:
         net: the memory's network.
-        c: the chunk.
+        c: the chunk, or joined ones.
         r: its record.
         dy: (N, c, D) gradient at its answers.
-        out: comes with the gradient at the chunk's *end* in Z, leaves with that at its start; all else grows.
+        out: the gradients at its gates and the norm grow.
 
     Returns:
-        dq, dk, dv, (N, c, D) each.
+        dq (N, c, D), and what goes on to `backward_writes`.
 
-    Built in: notebooks/06 · Paper: eq. 15–18
+    Built in: notebooks/06 · Paper: eq. 15
     """
-    da, dw = _end(c, r, out)
-    dq = _reads(net, c, r, dy, da, dw, out)
-    return dq, *_steps(net, c, r, da, dw, out)
-
-
-def _end(c: Chunk, r: Record, out: Grads) -> tuple[list[Tensor], list[Tensor]]:
-    """From the chunk's end to its start: W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w), P = m_C P₀ + aᵀ(n_C ∘ w)."""
-    da, dw = [], []
-    for layer, (Z, dZ) in enumerate(zip(r.Z, out.Z, strict=True)):
-        g, d, a, w = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.w[layer]
-        narrow, wide = (a, w) if Z.upright else (w, a)
-        d_narrow, d_ends = twice_backward(torch.bmm(wide, dZ.whole.mT), narrow, g.ends)
-        d.ends.add_(d_ends)
-        d_wide = torch.bmm(c.twice(narrow, g.ends), dZ.whole)
-        da.append(d_narrow if Z.upright else d_wide)
-        dw.append(d_wide if Z.upright else d_narrow)
-        _decay_backward(Z, dZ, g, d, out.spare[layer])
-    out.Z, out.spare = out.spare, out.Z
-    return da, dw
-
-
-def _decay_backward(Z: Stack, dZ: Stack, g: Gates, d: Gates, out: Stack) -> None:
-    """Through `Stack.decay`, W = b_C W₀ + f_C P₀ and P = m_C P₀, to the gradient at the start."""
-    inner = torch.bmm(dZ.halves.flatten(2), Z.halves.flatten(2).mT)  # (N, 2, 2): dW and dP with W₀ and P₀
-    d.keep.view(-1, 2).add_(inner.diagonal(dim1=1, dim2=2))
-    d.f_end.add_(inner[:, :1, 1:])
-    torch.mul(dZ.halves, g.keep, out=out.halves)
-    out.P.addcmul_(dZ.W, g.f_end)
-
-
-def _reads(
-    net: MemoryNet, c: Chunk, r: Record, dy: Tensor, da: list[Tensor], dw: list[Tensor], out: Grads
-) -> Tensor:
-    """Through the reads, last layer first: z = b∘(h W) + f∘(h P) + ((h aᵀ)∘G) w; da and dw grow. Returns dq."""
     act = ACTIVATIONS[net.activation]
-    h = [c.q, *(act.sigma(x) for x in r.z[: net.depth - 1])]
-    dz = dy
+    h, dz = [c.q, *(act.sigma(x) for x in r.z[: net.depth - 1])], dy
     if net.norm:
         dz, dgain, dbias = norm_pull(dy, r.z[-1], net.norm_weight.to(dy.dtype), net.eps, slow=True)
         out.gain.add_(dgain)
         out.bias.add_(dbias)
+    da, dw, dZ = [], [], []
     for layer in range(net.depth - 1, -1, -1):
         g, d, a, w = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.w[layer]
         scores, dscores = torch.bmm(h[layer], a.mT), torch.bmm(dz, w.mT)
         d.G.addcmul_(dscores, scores)
         scores.mul_(g.G)
         dscores.mul_(g.G)
-        dw[layer].baddbmm_(scores.mT, dz)
-        da[layer].baddbmm_(dscores.mT, h[layer])
-        dh = _start(c, g, d, h[layer], dz, r.Z[layer], out.Z[layer]).baddbmm_(dscores, a)
+        dw.append(torch.bmm(scores.mT, dz))
+        da.append(torch.bmm(dscores.mT, h[layer]))
+        dZ.append(out.room[layer][: len(dz)])
+        dh = _start(c, g, d, h[layer], dz, r.Z[layer], dZ[-1])
+        dh.baddbmm_(dscores, a)
         dz = act.pull(dh, r.z[layer - 1]) if layer else dh
-    return dz + dy if net.residual else dz
+    return dz + dy if net.residual else dz, FromReads(da[::-1], dw[::-1], dZ[::-1])
 
 
-def _start(c: Chunk, g: Gates, d: Gates, h: Tensor, dz: Tensor, Z: Stack, dZ: Stack) -> Tensor:
-    """Through what a layer reads of the chunk's start, b∘(h W) + f∘(h P). Returns the gradient at h."""
+def backward_writes(net: MemoryNet, c: Chunk, r: Record, reads: FromReads, out: Grads) -> tuple[Tensor, Tensor]:
+    """Differentiate one chunk but for its reads: `anchored_steps`, then `end_chunk`.
+
+    Args:
+        net: the memory's network.
+        c: the chunk.
+        r: its record.
+        reads: what its reads send; overwritten.
+        out: comes with the gradient at the chunk's *end* in Z, leaves with that at its start; all else grows.
+
+    Returns:
+        dk and dv, (N, c, D) each.
+
+    Built in: notebooks/06 · Paper: eq. 16–18
+    """
+    _end(c, r, reads, out)
+    return _steps(net, c, r, reads.a, reads.w, out)
+
+
+def _end(c: Chunk, r: Record, reads: FromReads, out: Grads) -> None:
+    """From the chunk's end to its start: W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w), P = m_C P₀ + aᵀ(n_C ∘ w)."""
+    before = []
+    for layer, (Z, dZ) in enumerate(zip(r.Z, out.Z, strict=True)):
+        g, d, a, w = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.w[layer]
+        da, dw = reads.a[layer], reads.w[layer]
+        narrow, wide, d_narrow, d_wide = (a, w, da, dw) if Z.upright else (w, a, dw, da)
+        _, d_ends = twice_backward(torch.bmm(wide, dZ.whole.mT), narrow, g.ends, d_narrow)
+        d.ends.add_(d_ends)
+        d_wide.baddbmm_(c.twice(narrow, g.ends), dZ.whole)
+        before.append(_decay_backward(Z, dZ, g, d, Stack(reads.Z[layer], Z.upright)))
+    out.Z = before
+
+
+def _decay_backward(Z: Stack, dZ: Stack, g: Gates, d: Gates, out: Stack) -> Stack:
+    """Through `Stack.decay`, W = b_C W₀ + f_C P₀ and P = m_C P₀: the gradient at the start grows."""
+    inner = torch.bmm(dZ.halves.flatten(2), Z.halves.flatten(2).mT)  # (N, 2, 2): dW and dP with W₀ and P₀
+    d.keep.view(-1, 2).add_(inner.diagonal(dim1=1, dim2=2))
+    d.f_end.add_(inner[:, :1, 1:])
+    out.halves.addcmul_(dZ.halves, g.keep)
+    out.P.addcmul_(dZ.W, g.f_end)
+    return out
+
+
+def _start(c: Chunk, g: Gates, d: Gates, h: Tensor, dz: Tensor, Z: Stack, dZ: Tensor) -> Tensor:
+    """Through what a layer reads of the chunk's start, b∘(h W) + f∘(h P). Fills dZ; returns the gradient at h."""
     if Z.upright:
-        dZ.whole.baddbmm_(c.twice(h, g.reads).mT, dz)
+        dZ.baddbmm_(c.twice(h, g.reads).mT, dz, beta=0)
         dh, d_reads = twice_backward(torch.bmm(dz, Z.whole.mT), h, g.reads)
         d.reads.add_(d_reads)
         return dh
-    dZ.whole.baddbmm_(c.twice(dz, g.reads).mT, h)
+    dZ.baddbmm_(c.twice(dz, g.reads).mT, h, beta=0)
     from_W, from_P = torch.bmm(dz, Z.W.mT), torch.bmm(dz, Z.P.mT)  # two products: each meets h alone as well
     (b, f), (d_b, d_f) = g.reads.unbind(2), d.reads.unbind(2)
     d_b.add_(rows(from_W, h))

@@ -91,6 +91,11 @@ class Gates(NamedTuple):
     before: Tensor | None = None  # `reads` and `G` one token earlier, for the online rule: it asks M_{t−1}
     G_before: Tensor | None = None
 
+    def split(self, N: int) -> list[Gates]:
+        """Take the gates of joined chunks apart, N sequences in each."""
+        parts = [None if x is None else x.split(N) for x in self]
+        return [Gates(*(x and x[i] for x in parts)) for i in range(len(parts[0]))]
+
     def chunks(self) -> list[list[Gates]]:
         """Hand the chunks out: for each of them one entry for each layer that has its own gates."""
         count = self.step.shape[2]

@@ -1,17 +1,78 @@
-"""Runs of chunks of a deep memory: chunk after chunk through `chunk`, and back through `chunk_backward`."""
+"""Runs of chunks of a deep memory: chunk after chunk through `chunk`, and back through `chunk_backward`.
+
+Only writes wait for the chunk before. Where chunks are so small that the number of products costs more than what is in
+them, a batch of chunks is read at once, forward and backward; else a batch is one chunk, and stays in the cache.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from titans_mini.chunk import Chunk, Record, end_chunk, run_chunk
-from titans_mini.chunk_backward import Grads, backward_chunk
+from titans_mini.chunk import Chunk, Steps, anchored_steps, end_chunk, read_chunk
+from titans_mini.chunk_backward import FromReads, Grads, Record, backward_reads, backward_writes
+from titans_mini.decay import Gates
 from titans_mini.network import MemoryNet
-from titans_mini.spans import Run, Span, spans
+from titans_mini.spans import Run, Span, join_chunks, places, put, spans
 from titans_mini.stack import Matrices, Stack, Twice
+
+LEAST, MOST = 4, 8  # chunks of a batch of more than one: with fewer, joining them costs what it saves
+WORK = 2**20  # multiplications of one product in a batch: with fewer, the call costs more than what is computed
+
+
+class Batch(NamedTuple):
+    """Some chunks of a run, joined and each."""
+
+    here: slice  # in the span
+    all: Chunk  # (X = m·N, …), chunk before head
+    each: list[Chunk]  # (N, …)
+
+
+def batch_size(run: Run, N: int, count: int, c: int) -> int:
+    """Choose how many chunks make a batch: whole groups, or an equal part of one.
+
+    Args:
+        run: how.
+        N: sequences times heads.
+        count: chunks of the run.
+        c: tokens of each.
+
+    Built in: notebooks/06 · Paper: –
+    """
+    product = max(1, N) * c * max(i * o for i, o in run.net.shapes)  # an empty batch has chunks too
+    m = min(MOST, WORK // product, count)
+    m = m if m >= LEAST else 1
+    if m >= run.group:
+        return m // run.group * run.group
+    return max(part for part in range(1, m + 1) if run.group % part == 0)
+
+
+def _batches(span: Span, tensors: list[Tensor], m: int) -> list[Batch]:
+    """Cut a span into batches of m chunks."""
+    qkv, twice, N = [join_chunks(x[:, span.here], m) for x in tensors[:3]], Twice(), tensors[0].shape[0]
+    layers = range(len(span.gates.step))
+    fields = [[None if x is None else join_chunks(x[layer], m) for x in span.gates] for layer in layers]
+    out = []
+    for i, x in enumerate(zip(*qkv, strict=True)):
+        both = Chunk(*x, [Gates(*(y and y[i] for y in of_layer)) for of_layer in fields], twice)
+        each = [both] if m == 1 else both.split(N)
+        out.append(Batch(slice(i * m, i * m + len(each)), both, each))
+    return out
+
+
+def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack]]]:
+    """Make room for the states of m chunks and the next one: those at their starts joined, and m + 1 of them each."""
+    if m == 1:
+        return Z, [Z, [z.like() for z in Z]]
+    wholes = [z.whole.new_empty(m + 1, *z.whole.shape) for z in Z]
+    for whole, z in zip(wholes, Z, strict=True):
+        whole[0] = z.whole
+    starts = [Stack(whole[:-1].flatten(0, 1), z.upright) for whole, z in zip(wholes, Z, strict=True)]
+    each = zip(*(whole.unbind(0) for whole in wholes), strict=True)
+    return starts, [[Stack(x, z.upright) for x, z in zip(of_chunk, Z, strict=True)] for of_chunk in each]
 
 
 def forward(
@@ -25,8 +86,8 @@ def forward(
         M: L tensors (N, in, out), the memory at the start.
         S: L tensors (N, in, out), the momentum there.
         at: L tensors (N, in, out), the first chunk's anchor, of a begun chunk.
-        kept: filled with what `backward` needs: for each group the L states at its start and, of a group of one
-            chunk, each layer's output at the keys, then at the queries.
+        kept: filled with what `backward` needs. Of each group the L states at its start; where groups are of one
+            chunk, of each batch the L states at its chunks' starts, and each layer's output at keys and queries.
 
     Returns:
         y (N, chunks, c, D), M and S at the end.
@@ -35,25 +96,24 @@ def forward(
     """
     y = torch.empty_like(tensors[2])  # filled in place: a list of parts would hold it twice
     Z, spare = [Stack.of(*pair) for pair in zip(M, S, strict=True)], None
-    keep, places = kept is not None and run.group == 1, iter(y.unbind(1))
-    for span in spans(run, tensors, run.group):
-        for i, c in enumerate(_chunks(span, tensors), span.here.start):
-            at = at if run.begun else [z.W for z in Z]
-            y_c, r = run_chunk(run.net, c, Z, at, keep=keep)
-            next(places).copy_(y_c)
-            if kept is None:  # nobody looks back: two sets of stacks take turns
-                Z, spare = end_chunk(c, r.steps, Z, spare), Z
-                continue
-            if i % run.group == 0:
-                kept += [*(z.whole for z in Z), *((*r.steps.z, *_wanted(run.net, r.z)) if keep else ())]
-            Z = end_chunk(c, r.steps, Z)
+    m = batch_size(run, *y.shape[:3])
+    keep = kept is not None and run.group == 1
+    for span in spans(run, tensors, max(m, run.group)):
+        for b, place in zip(_batches(span, tensors, m), places(y[:, span.here], m), strict=True):
+            starts, each = (Z, [Z, spare]) if spare else _room(Z, len(b.each))
+            steps = []
+            for i, (c, old, new) in enumerate(zip(b.each, each[:-1], each[1:], strict=True), b.here.start):
+                if kept is not None and not keep and i % run.group == 0:
+                    kept += [z.whole.clone() if len(b.each) > 1 else z.whole for z in old]  # a view keeps all
+                steps.append(anchored_steps(run.net, c, at if run.begun else [z.W for z in old]))
+                end_chunk(c, steps[-1], old, new)
+            steps = Steps.join(b.all.k, steps, keep)
+            y_b, z = read_chunk(run.net, b.all, steps, starts, keep)
+            put(place, y_b)
+            if keep:
+                kept += [*(z.whole for z in starts), *steps.z, *_wanted(run.net, z)]
+            Z, spare = each[-1], Z if kept is None and m == 1 else None  # nobody looks back: two stacks take turns
     return y, [z.W.contiguous() for z in Z], [z.P.contiguous() for z in Z]
-
-
-def _chunks(span: Span, tensors: list[Tensor]) -> list[Chunk]:
-    """Cut a span into its chunks."""
-    qkv, twice = (x[:, span.here].unbind(1) for x in tensors[:3]), Twice()
-    return [Chunk(*row, twice) for row in zip(*qkv, span.gates.chunks(), strict=True)]
 
 
 def _wanted(net: MemoryNet, z: list[Tensor]) -> list[Tensor]:
@@ -83,37 +143,106 @@ def backward(
     d_at = [torch.zeros_like(x) for x in dM]
     slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
     dZ = [Stack.of(*pair) for pair in zip(dM, dS, strict=True)]
-    out = Grads([], dZ, [z.like() for z in dZ], d_at if run.begun else None, *(slow or (None, None)))
+    m = batch_size(run, *dy.shape[:3])
+    rooms = [[z.whole.new_empty(m * len(dy), *z.whole.shape[1:]) for z in dZ] for _ in range(2)]  # they take turns
+    out = Grads([], dZ, rooms[0], d_at if run.begun else None, *(slow or (None, None)))
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
-    places = [x.unbind(1) for x in d_qkv]
-    for span in spans(run, tensors, run.group, backwards=True):
+    for span in spans(run, tensors, max(m, run.group), backwards=True):
         d_step, d_table, named = span.new_gradients(run)
-        of_chunks, start = named.chunks(), span.here.start
-        for i, c, r in _records(run, span, tensors, kept, at):
-            out.gates = of_chunks[i]
-            for place, x in zip(places, backward_chunk(run.net, c, r, dy[:, start + i], out), strict=True):
-                place[start + i].copy_(x)
+        of_chunks, dy_parts = named.chunks(), join_chunks(dy[:, span.here], m)
+        dq = places(d_qkv[0][:, span.here], m)
+        dk_dv = list(zip(*(x[:, span.here].unbind(1) for x in d_qkv[1:]), strict=True))
+        for b, r, each in _records(run, span, tensors, kept, at, m):
+            out.room, rooms = rooms[0], rooms[::-1]
+            i, gates = b.here.start // m, of_chunks[b.here]
+            reads = _backward_reads(run.net, b, r, dy_parts[i], gates, dq[i], out)
+            in_order = zip(b.each, each, reads, gates, dk_dv[b.here], strict=True)
+            for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):
+                for place, x in zip(ends, backward_writes(run.net, c, r_c, reads_c, out), strict=True):
+                    place.copy_(x)
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
     ends = [z.W.contiguous() for z in out.Z], [z.P.contiguous() for z in out.Z]
     return [*d_qkv, *d_gates, *ends[0], *ends[1], *d_at, *slow]
 
 
+def _backward_reads(
+    net: MemoryNet, b: Batch, r: Record, dy: Tensor, gates: list[list[Gates]], dq: Tensor, out: Grads
+) -> list[FromReads]:
+    """Go back through the reads of a batch; dq goes to its place. Returns what they send to each chunk's writes."""
+    joined = len(b.each) > 1
+    out.gates = [_like_reads(g) for g in b.all.gates] if joined else gates[0]
+    d, reads = backward_reads(net, b.all, r, dy, out)
+    put(dq, d)
+    if not joined:
+        return [reads]
+    N = len(b.each[0].k)
+    for of_chunks, grown in zip(zip(*gates, strict=True), out.gates, strict=True):
+        for g, G, reads_of in zip(of_chunks, grown.G.split(N), grown.reads.split(N), strict=True):
+            g.G.add_(G)
+            g.reads.add_(reads_of)
+    return reads.split(N)
+
+
+def _like_reads(g: Gates) -> Gates:
+    """Make room for the gradients at what the reads of joined chunks see of their gates."""
+    nothing = dict.fromkeys(g._fields)
+    return Gates(**nothing | {"reads": torch.zeros_like(g.reads), "G": torch.zeros_like(g.G)})
+
+
 def _records(
-    run: Run, span: Span, tensors: list[Tensor], kept: list[Tensor], first_at: Matrices
-) -> Iterator[tuple[int, Chunk, Record]]:
-    """Recall the forward pass of a span's chunks, the last chunk first, group by group."""
-    chunks, L = _chunks(span, tensors), run.net.depth
-    per_group = len(kept) // -(-tensors[0].shape[1] // run.group)
-    for first in reversed(range(0, len(chunks), run.group)):
-        place = (span.here.start + first) // run.group * per_group
-        states, z = kept[place : place + L], kept[place + L : place + per_group]
-        Z = [Stack(whole, i <= o) for whole, (i, o) in zip(states, run.net.shapes, strict=True)]
-        records = []
-        for c in chunks[first : first + run.group]:
-            at = first_at if run.begun else [x.W for x in Z]
-            _, r = run_chunk(run.net, c, Z, at, (z[:L], z[L:]) if z else None, slopes=True)
-            records.append((first + len(records), c, r))
-            if len(records) < run.group:
-                Z = end_chunk(c, r.steps, Z)
-        yield from reversed(records)
+    run: Run, span: Span, tensors: list[Tensor], kept: list[Tensor], first_at: Matrices, m: int
+) -> Iterator[tuple[Batch, Record, list[Record]]]:
+    """Recall the forward pass of a span's batches, the last one first: each batch joined, and its chunks."""
+    batches, L = _batches(span, tensors, m), run.net.depth
+    if run.group == 1:
+        per_batch = len(kept) // -(-tensors[0].shape[1] // m)
+        for b in reversed(batches):
+            place = (span.here.start + b.here.start) // m * per_batch
+            yield b, *_recall_known(run, b, kept[place : place + per_batch], first_at)
+        return
+    per_unit = max(1, run.group // m)  # batches that begin with a kept state and end before the next one
+    for first in reversed(range(0, len(batches), per_unit)):
+        Z, recalled = None, []
+        for b in batches[first : first + per_unit]:
+            i = span.here.start + b.here.start
+            states = kept[i // run.group * L : -(-(i + len(b.each)) // run.group) * L]
+            *record, Z = _recall_group(run, b, i, Z, states, first_at)
+            recalled.append((b, *record))
+        yield from reversed(recalled)
+
+
+def _stacks(net: MemoryNet, wholes: list[Tensor]) -> list[Stack]:
+    return [Stack(whole, i <= o) for whole, (i, o) in zip(wholes, net.shapes, strict=True)]
+
+
+def _recall_known(run: Run, b: Batch, kept: list[Tensor], first_at: Matrices) -> tuple[Record, list[Record]]:
+    """Recall a batch whose layers' outputs were kept."""
+    net, L, N = run.net, run.net.depth, len(b.each[0].k)
+    Z, z = _stacks(net, kept[:L]), kept[L:]
+    at = first_at if run.begun else [x.W for x in Z]
+    r = Record(Z, at, anchored_steps(net, b.all, at, z[:L], slopes=True), z[L:])
+    if len(b.each) == 1:
+        return r, [r]
+    own = [_stacks(net, wholes) for wholes in zip(*(x.split(N) for x in kept[:L]), strict=True)]
+    return r, [Record(x, [y.W for y in x], s, []) for x, s in zip(own, r.steps.split(N), strict=True)]
+
+
+def _recall_group(
+    run: Run, b: Batch, first: int, Z: list[Stack] | None, kept: list[Tensor], first_at: Matrices
+) -> tuple[Record, list[Record], list[Stack]]:
+    """Run a batch again, from the states at the starts of its groups, or on from Z; also returns the state after it."""
+    net, L, each = run.net, run.net.depth, []
+    starts, room = _room(Z or _stacks(net, kept[:L]), len(b.each))
+    for j, (c, old, new) in enumerate(zip(b.each, room[:-1], room[1:], strict=True)):
+        if j and (first + j) % run.group == 0:
+            place = (first + j) // run.group - first // run.group
+            for x, whole in zip(old, kept[place * L : (place + 1) * L], strict=True):
+                x.whole.copy_(whole)
+        at = first_at if run.begun else [x.W for x in old]
+        each.append(Record(old, at, anchored_steps(net, c, at, slopes=True), []))
+        if (first + j + 1) % run.group:
+            end_chunk(c, each[-1].steps, old, new)
+    steps = Steps.join(b.all.k, [r.steps for r in each], keep=False)
+    _, z = read_chunk(net, b.all, steps, starts)
+    return Record(starts, each[0].at, steps, z), each, room[-1]

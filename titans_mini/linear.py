@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from titans_mini.decay import Gates
-from titans_mini.spans import Run, Span, spans
+from titans_mini.spans import Run, Span, join_chunks, places, put, spans
 from titans_mini.stack import Matrices, Stack, Twice
 
 BATCH, MOST = 256, 16  # tokens and chunks of a batch: what they need fits the processor's cache
@@ -44,11 +44,6 @@ def batch_size(run: Run, c: int) -> int:
     return run.group if m < run.group else m // run.group * run.group
 
 
-def _cut(x: Tensor, m: int) -> list[Tensor]:
-    """Cut (N, chunks, …) into batches (m·N, …). Batches of one chunk are views."""
-    return x.unbind(1) if m == 1 else x.transpose(0, 1).flatten(0, 1).split(m * x.shape[0])
-
-
 def batches(run: Run, span: Span, tensors: list[Tensor], m: int) -> Iterator[Batch]:
     """Cut a span into batches of m chunks.
 
@@ -56,8 +51,8 @@ def batches(run: Run, span: Span, tensors: list[Tensor], m: int) -> Iterator[Bat
     """
     chunks = range(span.here.start, span.here.stop)
     here = (slice(i, min(i + m, len(chunks))) for i in range(0, len(chunks), m))
-    qkv = [_cut(x[:, span.here], m) for x in tensors[:3]]
-    fields = [[None] * len(qkv[0]) if x is None else _cut(x[0], m) for x in span.gates]
+    qkv = [join_chunks(x[:, span.here], m) for x in tensors[:3]]
+    fields = [[None] * len(qkv[0]) if x is None else join_chunks(x[0], m) for x in span.gates]
     for place, q, k, v, *g in zip(here, *qkv, *fields, strict=True):
         g = Gates(*g)
         yield Batch(place, q, k, v, g, online_inverse(k, g.step, g.G_before) if run.online else None)
@@ -174,12 +169,10 @@ def forward(
     y, state, room = torch.empty_like(tensors[2]), torch.cat((M[0], S[0]), 1), Room()
     m = batch_size(run, y.shape[2])
     for span in spans(run, tensors, m):
-        places = y[:, span.here]
-        for b in batches(run, span, tensors, m):
+        for b, place in zip(batches(run, span, tensors, m), places(y[:, span.here], m), strict=True):
             starts, Z = room.states(state, b.here.stop - b.here.start)
             errors, w = write_batch(run, b, Z, at[0] if run.begun else None, room)
-            place = places[:, b.here]
-            place.copy_(read_batch(run, b, starts, w, room).view(place.transpose(0, 1).shape).transpose(0, 1))
+            put(place, read_batch(run, b, starts, w, room))
             state = Z[-1].whole
             if kept is not None:
                 kept += [torch.stack([z.whole for z in Z[: -1 : run.group]]) if len(Z) > 2 else starts[None], errors]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from titans_mini.decay import Gates
 from titans_mini.linear import Batch, Room, batch_size, batches
-from titans_mini.spans import Run, spans
+from titans_mini.spans import Run, put, spans
 from titans_mini.stack import Matrices, Stack, rows, twice_backward
 
 
@@ -63,8 +63,8 @@ def backward(
     Built in: notebooks/06 · Paper: eq. 13–18
     """
     carry, d_at, room = torch.cat((dM[0], dS[0]), 1), torch.zeros_like(dM[0]), Room()
-    d_qkv, d_gates, (N, _, c, _) = [torch.empty_like(x) for x in tensors[:3]], [], dy.shape
-    m = batch_size(run, c)
+    d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
+    m = batch_size(run, dy.shape[2])
     for span in spans(run, tensors, m, backwards=True):
         d_step, d_table, named = span.new_gradients(run)
         for b in reversed(list(batches(run, span, tensors, m))):
@@ -74,18 +74,13 @@ def backward(
             dy_b = dy[:, here].transpose(0, 1).flatten(0, 1)
             *d_inputs, d, carry = backward_batch(run, b, memory, dy_b, carry, d_at, room)
             for out, x in zip(d_qkv, d_inputs, strict=True):
-                out[:, here].copy_(_of_chunks(x, b, N))
+                put(out[:, here], x)
             for out, x in zip(named, d, strict=True):
                 if x is not None:
-                    out[0, :, b.here].add_(_of_chunks(x, b, N))  # the table's parts overlap
+                    put(out[0, :, b.here], x, add=True)  # the table's parts overlap
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
     return [*d_qkv, *d_gates, *(x.contiguous() for x in carry.chunk(2, 1)), d_at]
-
-
-def _of_chunks(x: Tensor, b: Batch, N: int) -> Tensor:
-    """View (m·N, …), chunk before head, as (N, m, …)."""
-    return x.unflatten(0, (b.here.stop - b.here.start, N)).transpose(0, 1)
 
 
 def backward_batch(

@@ -66,3 +66,29 @@ def spans(run: Run, tensors: list[Tensor], batch: int, backwards: bool = False) 
         here = slice(start, min(start + span, count))
         raw = [x[:, :, here] for x in tensors[3:]]
         yield Span(here, raw, *multiply_gates(*raw, run.read, run.online, keep_n=backwards))
+
+
+def join_chunks(x: Tensor, m: int) -> tuple[Tensor, ...]:
+    """Cut (N, chunks, …) into batches of m chunks, (m·N, …), chunk before head. Batches of one chunk are views.
+
+    Built in: notebooks/06 · Paper: –
+    """
+    return x.unbind(1) if m == 1 else x.transpose(0, 1).flatten(0, 1).split(m * x.shape[0])
+
+
+def places(x: Tensor, m: int) -> tuple[Tensor, ...]:
+    """View (N, chunks, …) as the places where `put` writes what was joined by `join_chunks`.
+
+    Built in: notebooks/06 · Paper: –
+    """
+    return x.unbind(1) if m == 1 else x.split(m, 1)
+
+
+def put(place: Tensor, x: Tensor, add: bool = False) -> None:
+    """Write joined chunks (m·N, …) to their place, or add them to what is there.
+
+    Built in: notebooks/06 · Paper: –
+    """
+    if place.dim() > x.dim():
+        x = x.unflatten(0, (place.shape[1], place.shape[0])).transpose(0, 1)
+    place.add_(x) if add else place.copy_(x)

@@ -71,11 +71,14 @@ def rows(x: Tensor, y: Tensor) -> Tensor:
     return (x * y).sum(-1, keepdim=True)
 
 
-def twice_backward(d: Tensor, x: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
+def twice_backward(d: Tensor, x: Tensor, pair: Tensor, dx: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Differentiate `Twice`: from (N, c, 2D) to the gradients at x (N, c, D) and at the gates (N, c, 2, 1).
+
+    The former is added to `dx` in place, where one is given.
 
     Built in: notebooks/06 · Paper: –
     """
     d = d.view(*x.shape[:2], 2, x.shape[2])
     (left, right), (a, b) = d.unbind(2), pair.unbind(2)
-    return (left * a).addcmul_(right, b), rows(d, x.unsqueeze(2))
+    dx = left * a if dx is None else dx.addcmul_(left, a)
+    return dx.addcmul_(right, b), rows(d, x.unsqueeze(2))
