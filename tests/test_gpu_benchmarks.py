@@ -1,16 +1,17 @@
 """The GPU benchmarks count and compare rightly, shown with a made-up clock; no figure is recorded that no GPU gave."""
 
+import contextlib
 import json
 import math
 
 import pytest
 import torch
 
-from benchmarks import gpu, gpu_cases, gpu_providers, gpu_report
+from benchmarks import gpu, gpu_cases, gpu_kernels, gpu_providers, gpu_report, report
 from benchmarks.gpu_cases import Case, Machine, cases, floor, flops, least_bytes
 from benchmarks.gpu_providers import LIMITS, Missing, Work
 from benchmarks.timing import Times
-from tests.kernels.helpers import GPU, needs_triton
+from tests.kernels.helpers import DEVICE, GPU, needs_triton
 from titans_mini.results import load_results
 
 MACHINE = Machine(rate=1e12, bandwidth=1e9, steps={})
@@ -159,3 +160,69 @@ def test_the_record_holds_measured_figures_or_none():
         assert results["status"] == "measured" and results["rows"] and not gpu_providers.failures(results["gate"])
     text = gpu.RECORD.with_suffix(".txt").read_text(encoding="utf-8")
     assert text.strip() == gpu_report.table(results).strip()
+
+
+# -- kernel by kernel --------------------------------------------------------------------------------------------------
+
+
+@needs_triton
+@pytest.mark.parametrize(("net", "kernel"), [("matrix", "advance"), ("mlp2", "mlp_states")])
+def test_a_variant_starts_the_chain_otherwise_and_nothing_else(net, kernel, monkeypatch):
+    from titans_mini.kernels import launch, matrix_span
+
+    starts, right, columns = {}, launch.launch, matrix_span.COLUMNS
+
+    def noted(kernel, grid, *args, **sizes):
+        starts[kernel.__name__] = sizes
+        right(kernel, grid, *args, **sizes)
+
+    monkeypatch.setattr(launch, "launch", noted)
+    work = gpu_providers.build(Case("kernels", "triton", net, T=8, H=1, D=16, C=4), DEVICE)
+    work.run()
+    before = dict(starts)
+    with gpu_kernels.variant(columns=16, units=16, warps=8, stages=3):
+        work.run()
+        assert starts[kernel]["num_warps"] == 8 and starts[kernel]["num_stages"] == 3
+        assert starts[kernel].get("BE", 16) == 16 and matrix_span.COLUMNS == 16
+        assert starts["fill_rows"] == before["fill_rows"]
+    work.run()
+    assert starts == before and matrix_span.COLUMNS == columns
+
+
+def test_the_list_of_variants_says_what_fails_and_what_is_wrong(monkeypatch):
+    tried = []
+
+    def run():
+        options = tried[-1]
+        if options.get("warps") == 8:
+            raise RuntimeError("out of resource: shared memory")
+        return torch.ones(4) * (2 if options.get("units") == 64 else 1)
+
+    @contextlib.contextmanager
+    def variant(**options):
+        tried.append(options)
+        yield
+
+    monkeypatch.setattr(gpu_kernels, "build", lambda case: Work(run, []))
+    monkeypatch.setattr(gpu_kernels, "variant", variant)
+    monkeypatch.setattr(gpu_kernels, "times", lambda work, which: {"mlp_states": (1, 4e-3), "read": (1, 1.0)})
+    first, *others = gpu_kernels.compare("triton", "mlp2", 64000)
+    assert "as it is" in first and "mlp_states    4.00" in first and "read" not in first
+    assert len(others) == 3 * 2 * 2 == len(tried) - 1
+    for line in others:
+        assert ("out of resource" in line) == ("warps 8" in line)
+        assert ("WRONG" in line) == ("units 64" in line and "warps 4" in line)
+
+
+@pytest.mark.skipif(GPU, reason="there is a GPU: the profile is made instead")
+def test_without_a_gpu_no_kernel_is_profiled(capsys):
+    assert gpu_kernels.main([]) == 2
+    assert "no GPU here" in capsys.readouterr().err
+
+
+def test_a_copy_without_history_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.delenv("TITANS_COMMIT", raising=False)
+    assert report.commit().startswith("unknown")
+    monkeypatch.setenv("TITANS_COMMIT", "abc1234")
+    assert report.commit() == "abc1234"

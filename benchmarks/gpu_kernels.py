@@ -1,0 +1,138 @@
+"""Kernel by kernel: where a call's time goes on a GPU, and how the sequential ones like other tiles.
+
+    python -m benchmarks.gpu_kernels              each kernel's time, forward and backward, of every memory
+    python -m benchmarks.gpu_kernels --variants   one sequence alone, with other columns, units, warps and stages
+
+Times come from PyTorch's profiler, so launch gaps are not in them. A variant counts only if its answers are those of
+the kernels as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.gpu_cases import PASSES, Case
+from benchmarks.gpu_providers import Missing, Work, build
+
+CHAIN = ("advance", "retreat", "mlp_states", "mlp_chain_backward")  # one after the other; all else is parallel
+MEMORIES = (("triton", "matrix"), ("triton online", "matrix"), ("triton", "mlp2"), ("triton", "mlp4"))
+SAME = 0.01  # relative RMS between the answers of two variants in bfloat16
+OPTIONS = {  # of `variant`, by the depth of the memory
+    "matrix": {"columns": (16, 32, 64), "warps": (2, 4, 8), "stages": (1, 2, 3)},
+    "mlp": {"units": (16, 32, 64), "warps": (4, 8), "stages": (1, 2)},
+}
+
+
+@contextmanager
+def variant(
+    columns: int | None = None, units: int | None = None, warps: int | None = None, stages: int | None = None
+) -> Iterator[None]:
+    """Start the kernels of the chain otherwise, while this lasts.
+
+    Args:
+        columns: of the states that one program carries, for a matrix memory.
+        units: hidden units that one program handles at a time, for an MLP.
+        warps: of a program.
+        stages: depth of the software pipeline of loads.
+    """
+    from titans_mini.kernels import launch, matrix_span
+
+    right = launch.launch
+
+    def other(kernel: Any, grid: tuple[int, ...], *args: Any, **sizes: Any) -> None:
+        if kernel.__name__ in CHAIN:
+            sizes |= {"num_warps": warps} if warps else {}
+            sizes |= {"num_stages": stages} if stages else {}
+            sizes |= {"BE": units} if units and "BE" in sizes else {}
+        right(kernel, grid, *args, **sizes)
+
+    with (
+        mock.patch.multiple(launch, launch=other),
+        mock.patch.multiple(matrix_span, COLUMNS=columns or matrix_span.COLUMNS),
+    ):
+        yield
+
+
+def times(work: Work, which: str) -> dict[str, tuple[int, float]]:
+    """Find the starts and the seconds of every kernel of one call, the longest first."""
+    for _ in range(2):  # what is compiled or loaded on first use
+        work.call(which)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
+        work.call(which)
+        torch.cuda.synchronize()
+    count, seconds = Counter(), Counter()
+    for event in found.events():
+        if event.device_type == DeviceType.CUDA:
+            count[event.name] += 1
+            seconds[event.name] += event.time_range.elapsed_us() * 1e-6
+    return {name: (count[name], s) for name, s in seconds.most_common()}
+
+
+def variants(net: str) -> list[dict[str, int]]:
+    """List what is tried for a memory: as it is, then every combination."""
+    options = OPTIONS["matrix" if net == "matrix" else "mlp"]
+    return [{}, *(dict(zip(options, values, strict=True)) for values in product(*options.values()))]
+
+
+def compare(provider: str, net: str, T: int) -> Iterator[str]:
+    """Time the chain of one sequence alone in all variants; yields lines."""
+    work, right = build(Case("kernels", provider, net, T=T, H=1)), None
+    for options in variants(net):
+        name = ", ".join(f"{key} {value}" for key, value in options.items()) or "as it is"
+        with variant(**options):
+            try:
+                y = work.run().detach().float()
+                right = y if right is None else right
+                error = ((y - right).norm() / right.norm()).item()
+                found = times(work, "both")
+            except Exception as error:  # a tile that does not fit is an answer, too
+                yield f"  {name:34}{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+                continue
+        chain = (f"{key} {1e6 * found[key][1] * 64 / T:7.2f}" for key in CHAIN if key in found)
+        yield f"  {name:34}{'  '.join(chain)}" + ("" if error <= SAME else f"  WRONG: off by {error:.1e}")
+
+
+def kernels_of(provider: str, net: str, T: int) -> Iterator[str]:
+    """List every kernel of a call; yields lines."""
+    work = build(Case("kernels", provider, net, T=T))
+    for which in PASSES:
+        found = times(work, which)
+        yield f"  {which}: {1e6 * sum(s for _, s in found.values()):.0f} µs in kernels"
+        yield from (f"  {1e6 * s:10.1f} µs {n:5} × {name[:70]}" for name, (n, s) in found.items())
+
+
+def main(words: list[str] | None = None) -> int:
+    """Print the lists; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu_kernels", description=__doc__.split("\n")[0])
+    parser.add_argument("--variants", action="store_true", help="µs a chunk of the chain, with other tiles")
+    parser.add_argument("-T", type=int, help="tokens (default 8,192; one sequence alone 65,536)")
+    options = parser.parse_args(words)
+    if not torch.cuda.is_available():
+        print("no GPU here: torch.cuda.is_available() is False; nothing is measured", file=sys.stderr)
+        return 2
+    T = options.T or (65536 if options.variants else 8192)
+    print(f"{torch.cuda.get_device_name()} · torch {torch.__version__} · T {T:,}, D 64, C 64, bfloat16")
+    for provider, net in MEMORIES:
+        print(f"{provider}, {net}", flush=True)
+        try:
+            for line in (compare if options.variants else kernels_of)(provider, net, T):
+                print(line, flush=True)
+        except Missing as reason:
+            print(f"  {reason}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
