@@ -1,5 +1,7 @@
 """What a run costs: memory that does not hold weights per token, and work that is linear in T."""
 
+import os
+import platform
 import subprocess
 import sys
 
@@ -95,3 +97,28 @@ def test_an_answer_keeps_no_graph_of_earlier_calls_alive():
     for _ in range(3):
         _, state = neural_memory(*inputs(T=5), state, net=net, chunk_size=4, backend="recurrence")
         assert all(w.grad_fn is None for w in (*state.weights, *state.momentum, *state.anchor))
+
+
+FREED = """
+import resource, sys, torch
+from titans_mini.chunked import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**18) for _ in range(40)]  # 40 MiB
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the thresholds are those of glibc's malloc")
+def test_freed_memory_stays_at_hand():
+    """40 MiB in pieces of 1 MiB, freed and taken again: from the system page by page, or from what was kept."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
+    command = [sys.executable, "-c", FREED]
+    faults = [
+        int(subprocess.run([*command, word], env=environment, capture_output=True, text=True, check=True).stdout)
+        for word in ("keep", "give back")
+    ]
+    assert faults[0] < 1000 < 5000 < faults[1]

@@ -7,6 +7,7 @@ are summed once, at the end of the chunk. `deep` runs the chunks of a network, `
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,20 @@ from titans_mini.network import MemoryNet
 from titans_mini.spans import Run
 from titans_mini.stack import Matrices
 from titans_mini.state import MemoryState
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MiB of what is freed, instead of giving it back to the system.
+
+    glibc's malloc gives back whatever is twice as large as the largest block that it once fetched by itself and freed,
+    128 KiB at first and 32 MiB at most. A run makes many tensors of some hundred KiB and frees them all, step after
+    step: fetched anew, page by page, they cost up to a quarter of the time. So one large block is taken and freed. It
+    is never touched, takes no memory, and where malloc is another nothing happens.
+
+    Built in: notebooks/06 · Paper: –
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
 
 
 def chunked(
@@ -57,6 +72,7 @@ def chunked(
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
+    keep_freed_memory()
     online = anchor == "token"
     position = 0 if online else state.position
     group = group_size or max(1, 64 // chunk_size)
