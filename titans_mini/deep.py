@@ -157,7 +157,7 @@ def backward(
             i, gates = b.here.start // m, of_chunks[b.here]
             reads = _backward_reads(run.net, b, r, dy_parts[i], gates, dq[i], out)
             in_order = zip(b.each, each, reads, gates, dk_dv[b.here], strict=True)
-            for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):
+            for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):  # each chunk has its own place for them
                 for place, x in zip(ends, backward_writes(run.net, c, r_c, reads_c, out), strict=True):
                     place.copy_(x)
         d_gates.append(span.backward(d_step, d_table))
