@@ -72,7 +72,7 @@ def fill_table_backward(alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_
         n_rows[t - 1].mul_(dn)
         d_G[t - 1].addcmul_(d_G[t], keep[t - 1])
         torch.addcmul(d_G[t - 1], dn, carry[t - 1], out=dn)
-    d_alpha = (d_table[..., 1:-1, :] * table[..., :-2, :]).sum(-1).neg_()
+    d_alpha = d_table[..., 1:-1, :].mul_(table[..., :-2, :]).sum(-1).neg_()
     return d_alpha, n[..., :-1, :].sum(-1)
 
 
