@@ -101,9 +101,8 @@ def test_an_answer_keeps_no_graph_of_earlier_calls_alive():
 
 FREED = """
 import resource, sys, torch
-from titans_mini.chunked import keep_freed_memory
 if sys.argv[1] == "keep":
-    keep_freed_memory()
+    import titans_mini
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(2**18) for _ in range(40)]  # 40 MiB
@@ -114,7 +113,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the thresholds are those of glibc's malloc")
 def test_freed_memory_stays_at_hand():
-    """40 MiB in pieces of 1 MiB, freed and taken again: from the system page by page, or from what was kept."""
+    """40 MiB in pieces of 1 MiB, freed and taken again: from the system page by page, or from what was kept.
+
+    That is `chunked.keep_freed_memory`, and loading the library is enough.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
     command = [sys.executable, "-c", FREED]
     faults = [

@@ -7,7 +7,6 @@ are summed once, at the end of the chunk. `deep` runs the chunks of a network, `
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -22,7 +21,6 @@ from titans_mini.stack import Matrices
 from titans_mini.state import MemoryState
 
 
-@functools.cache
 def keep_freed_memory() -> None:
     """Let the C library keep up to 64 MiB of what is freed, instead of giving it back to the system.
 
@@ -34,6 +32,9 @@ def keep_freed_memory() -> None:
     Built in: notebooks/06 · Paper: –
     """
     torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
+
+
+keep_freed_memory()  # once, when this module is loaded: later calls would change nothing
 
 
 def chunked(
@@ -72,7 +73,6 @@ def chunked(
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    keep_freed_memory()
     online = anchor == "token"
     position = 0 if online else state.position
     group = group_size or max(1, 64 // chunk_size)
