@@ -63,10 +63,13 @@ def _batches(span: Span, tensors: list[Tensor], m: int) -> list[Batch]:
     return out
 
 
-def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack]]]:
-    """Make room for the states of m chunks and the next one: those at their starts joined, and m + 1 of them each."""
+def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack] | None]]:
+    """Make room for the states of m chunks and the next one: those at their starts joined, and m + 1 of them each.
+
+    After a single chunk there is None: `end_chunk` makes it then, beside what else is kept, and leaves no holes.
+    """
     if m == 1:
-        return Z, [Z, [z.like() for z in Z]]
+        return Z, [Z, None]
     wholes = [z.whole.new_empty(m + 1, *z.whole.shape) for z in Z]
     for whole, z in zip(wholes, Z, strict=True):
         whole[0] = z.whole
@@ -106,13 +109,13 @@ def forward(
                 if kept is not None and not keep and i % run.group == 0:
                     kept += [z.whole.clone() if len(b.each) > 1 else z.whole for z in old]  # a view keeps all
                 steps.append(anchored_steps(run.net, c, at if run.begun else [z.W for z in old]))
-                end_chunk(c, steps[-1], old, new)
+                after = end_chunk(c, steps[-1], old, new)
             steps = Steps.join(b.all.k, steps, keep)
             y_b, z = read_chunk(run.net, b.all, steps, starts, keep)
             put(place, y_b)
             if keep:
                 kept += [*(z.whole for z in starts), *steps.z, *_wanted(run.net, z)]
-            Z, spare = each[-1], Z if kept is None and m == 1 else None  # nobody looks back: two stacks take turns
+            Z, spare = after, Z if kept is None and m == 1 else None  # nobody looks back: two stacks take turns
     return y, [z.W.contiguous() for z in Z], [z.P.contiguous() for z in Z]
 
 
@@ -230,7 +233,7 @@ def _recall_known(run: Run, b: Batch, kept: list[Tensor], first_at: Matrices) ->
 
 def _recall_group(
     run: Run, b: Batch, first: int, Z: list[Stack] | None, kept: list[Tensor], first_at: Matrices
-) -> tuple[Record, list[Record], list[Stack]]:
+) -> tuple[Record, list[Record], list[Stack] | None]:
     """Run a batch again, from the states at the starts of its groups, or on from Z; also returns the state after it."""
     net, L, each = run.net, run.net.depth, []
     starts, room = _room(Z or _stacks(net, kept[:L]), len(b.each))
@@ -241,8 +244,7 @@ def _recall_group(
                 x.whole.copy_(whole)
         at = first_at if run.begun else [x.W for x in old]
         each.append(Record(old, at, anchored_steps(net, c, at, slopes=True), []))
-        if (first + j + 1) % run.group:
-            end_chunk(c, each[-1].steps, old, new)
+        after = end_chunk(c, each[-1].steps, old, new) if (first + j + 1) % run.group else new
     steps = Steps.join(b.all.k, [r.steps for r in each], keep=False)
     _, z = read_chunk(net, b.all, steps, starts)
-    return Record(starts, each[0].at, steps, z), each, room[-1]
+    return Record(starts, each[0].at, steps, z), each, after
