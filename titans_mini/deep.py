@@ -66,7 +66,7 @@ def _batches(span: Span, tensors: list[Tensor], m: int) -> list[Batch]:
 def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack] | None]]:
     """Make room for the states of m chunks and the next one: those at their starts joined, and m + 1 of them each.
 
-    After a single chunk there is None: `end_chunk` makes it then, beside what else is kept, and leaves no holes.
+    After a single chunk there is None: `end_chunk` makes it, when all else that is kept is there.
     """
     if m == 1:
         return Z, [Z, None]
@@ -104,17 +104,21 @@ def forward(
     for span in spans(run, tensors, max(m, run.group)):
         for b, place in zip(_batches(span, tensors, m), places(y[:, span.here], m), strict=True):
             starts, each = (Z, [Z, spare]) if spare else _room(Z, len(b.each))
-            steps = []
+            steps, last = [], None
             for i, (c, old, new) in enumerate(zip(b.each, each[:-1], each[1:], strict=True), b.here.start):
+                if last:
+                    end_chunk(*last)
                 if kept is not None and not keep and i % run.group == 0:
                     kept += [z.whole.clone() if len(b.each) > 1 else z.whole for z in old]  # a view keeps all
                 steps.append(anchored_steps(run.net, c, at if run.begun else [z.W for z in old]))
-                after = end_chunk(c, steps[-1], old, new)
+                last = c, steps[-1], old, new
             steps = Steps.join(b.all.k, steps, keep)
             y_b, z = read_chunk(run.net, b.all, steps, starts, keep)
+            _freed_late = steps, y_b  # those of the batch before give their places to the next state, not to scraps
             put(place, y_b)
             if keep:
                 kept += [*(z.whole for z in starts), *steps.z, *_wanted(run.net, z)]
+            after = end_chunk(*last)
             Z, spare = after, Z if kept is None and m == 1 else None  # nobody looks back: two stacks take turns
     return y, [z.W.contiguous() for z in Z], [z.P.contiguous() for z in Z]
 
