@@ -97,8 +97,8 @@ def compare(provider: str, net: str, T: int) -> Iterator[str]:
                 right = y if right is None else right
                 error = ((y - right).norm() / right.norm()).item()
                 found = times(work, "both")
-            except Exception as error:  # a tile that does not fit is an answer, too
-                yield f"  {name:34}{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+            except Exception as reason:  # a tile that does not fit is an answer, too
+                yield f"  {name:34}{type(reason).__name__}: {str(reason)[:80]}"
                 continue
         chain = (f"{key} {1e6 * found[key][1] * 64 / T:7.2f}" for key in CHAIN if key in found)
         yield f"  {name:34}{'  '.join(chain)}" + ("" if error <= SAME else f"  WRONG: off by {error:.1e}")

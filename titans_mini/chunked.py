@@ -26,8 +26,8 @@ def keep_freed_memory() -> None:
 
     glibc's malloc gives back whatever is twice as large as the largest block that it once fetched by itself and freed,
     128 KiB at first and 32 MiB at most. A run makes many tensors of some hundred KiB and frees them all, step after
-    step: fetched anew, page by page, they cost up to a quarter of the time. So one large block is taken and freed. It
-    is never touched, takes no memory, and where malloc is another nothing happens.
+    step; fetching them anew, page by page, costs time. So one large block is taken and freed. It is never touched,
+    takes no memory, and where malloc is another nothing happens. tests/test_cost.py counts the pages.
 
     Built in: notebooks/06 · Paper: –
     """
