@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ OLDEST = (8, 0)  # compute capability: Ampere, the first with bfloat16
 # spills 20 to 50 KB of registers in these kernels
 PRECISION = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
 BUFFER = 256 * 2**20  # bytes that the buffers of one span may take
+NO_WGMMA = "DISABLE_MMA_V3"
 LEAST = 16  # the smallest side of a matrix product
 
 
@@ -130,8 +131,27 @@ def launch(
         sizes: the kernel's compile-time constants.
     """
     x = next(z for z in args if torch.is_tensor(z))
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext(), without_wgmma():
         kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **sizes)
+
+
+@contextmanager
+def without_wgmma() -> Iterator[None]:
+    """Let Triton compile products for Hopper as for Ampere, with `mma`, while this lasts.
+
+    With `wgmma`, Triton 3.6 and 3.7 now and then read shared memory beyond its end: on an H200 the kernels of two
+    layers ended in an illegal memory access (triton-lang/triton#11366 is the same with few lines). The chain is faster
+    with `mma` anyway: its tiles are small, and nothing has to be fenced.
+    """
+    before = os.environ.get(NO_WGMMA)
+    os.environ[NO_WGMMA] = "1"  # the compiler asks the environment; it is part of the key of what is compiled
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[NO_WGMMA]
+        else:
+            os.environ[NO_WGMMA] = before
 
 
 def first_order(gradients: Sequence[Tensor], *depend_on: Tensor) -> list[Tensor]:

@@ -11,7 +11,18 @@ The gradients at q, k, v, θ and at the coefficients follow in parts, each small
 import triton
 import triton.language as tl
 
-from titans_mini.kernels.tiles import load_mask, load_rows, load_share, load_state, mul, store_rows, store_state
+from titans_mini.kernels.tiles import (
+    add_mul,
+    load_end,
+    load_mask,
+    load_rows,
+    load_share,
+    load_state,
+    load_turned,
+    mul,
+    store_rows,
+    store_state,
+)
 
 
 @triton.jit
@@ -35,7 +46,7 @@ def gather(
     for first in range(0, D, BV):
         cols = first + v
         out = mul(A_T, load_rows(dy + start, token, there, cols, q_token, D), PRECISION)
-        store_rows(P + at * C * D, out, r, r < C, cols, D, D)
+        store_rows(P + at * C * D, tl.trans(out), cols, cols < D, r, C, C)
 
 
 @triton.jit
@@ -52,37 +63,45 @@ def retreat(
     start = (i // H) * q_batch + (i % H) * q_head
     w += (i // H) * w_batch + (i % H) * w_head
     w2 += (i // H) * w_batch + (i % H) * w_head
-    dM = load_state(dM_end + i * D * D, d, cols, D).to(tl.float32)
-    dS = load_state(dS_end + i * D * D, d, cols, D).to(tl.float32)
+    dM = tl.trans(load_state(dM_end + i * D * D, d, cols, D).to(tl.float32))
+    dS = tl.trans(load_state(dS_end + i * D * D, d, cols, D).to(tl.float32))
+    p = load_rows(P + (i * nc + nc - 1) * C * D, cols, cols < D, r, C, C)
+    token = (nc - 1).to(tl.int64) * C + r
+    out = load_rows(dy + start, token, (r < C) & (token < T), cols, q_token, D)
+    step, g_end, n_end, b_end, f_end, m_end = load_end(theta, G, b, f, n, m, i, nc - 1, nc, T, r, theta_stride, C, C)
+    b_t = load_share(b + (i * nc + nc - 1) * C, r, 1.0, C, SHIFT)[None, :]
+    f_t = load_share(f + (i * nc + nc - 1) * C, r, 0.0, C, SHIFT)[None, :]
     for back in range(nc):
         c = nc - 1 - back
-        at = i * nc + c
+        at, above = i * nc + c, i * nc + tl.maximum(c - 1, 0)  # the chunk among all sequences', and the one before it
         token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
         there = (r < C) & (token < T)
-        store_state(dM_chunks + at * D * D, dM, d, cols, True, D)
-        store_state(dS_chunks + at * D * D, dS, d, cols, True, D)
+        p_next = load_rows(P + above * C * D, cols, cols < D, r, C, C)
+        out_next = load_rows(dy + start, token - C, (r < C) & (c > 0), cols, q_token, D)
+        b_next = load_share(b + above * C, r, 1.0, C, SHIFT)[None, :]
+        f_next = load_share(f + above * C, r, 0.0, C, SHIFT)[None, :]
+        after = load_end(theta, G, b, f, n, m, i, c - 1, nc, T, r, theta_stride, C, C)
+        store_state(dM_chunks + at * D * D, dM, cols, d, True, D)
+        store_state(dS_chunks + at * D * D, dS, cols, d, True, D)
         K = load_rows(k + start, token, there, d, q_token, D)
-        Q_T = tl.trans(load_rows(q + start, token, there, d, q_token, D))
-        g_end = tl.load(G + (at * C + C - 1) * C + r, mask=r < C, other=0.0)[:, None]
-        n_end = tl.load(n + (at * C + C - 1) * C + r, mask=r < C, other=0.0)[:, None]
-        from_writes = g_end * mul(K, dM, PRECISION) + n_end * mul(K, dS, PRECISION)
-        s_grad = -load_rows(P + at * C * D, r, r < C, cols, D, D).to(tl.float32) - from_writes
-        store_rows(ds + at * C * D, s_grad, r, r < C, cols, D, D)
-        e = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None] * s_grad
-        out = load_rows(dy + start, token, there, cols, q_token, D).to(tl.float32)
-        b_t = load_share(b + at * C, r, 1.0, C, SHIFT)[:, None]
-        f_t = load_share(f + at * C, r, 0.0, C, SHIFT)[:, None]
-        b_end, f_end = tl.load(b + at * C + C - 1), tl.load(f + at * C + C - 1)
-        m_end = tl.load(m + at * C + C - 1)
-        dS = f_end * dM + m_end * dS + mul(Q_T, f_t * out, PRECISION)
+        Q = load_rows(q + start, token, there, d, q_token, D)
+        K_T = tl.trans(K)
+        from_writes = g_end * mul(dM.to(K.dtype), K_T, PRECISION) + n_end * mul(dS.to(K.dtype), K_T, PRECISION)
+        s_grad = -p.to(tl.float32) - from_writes
+        store_rows(ds + at * C * D, s_grad, cols, cols < D, r, C, C)
+        e, out = (step * s_grad).to(K.dtype), tl.trans(out).to(tl.float32)
+        dS = add_mul(f_end * dM + m_end * dS, (f_t * out).to(K.dtype), Q, PRECISION)
+        dM = add_mul(b_end * dM, (b_t * out).to(K.dtype), Q, PRECISION)
         W = load_rows(w, token, there, d, w_token, D) if ONLINE else K
-        dM = b_end * dM + mul(Q_T, b_t * out, PRECISION) + mul(tl.trans(W), e, PRECISION)
+        dM = add_mul(dM, e, W, PRECISION)
         if ONLINE:
-            dS += mul(tl.trans(load_rows(w2, token, there, d, w_token, D)), e, PRECISION)
+            dS = add_mul(dS, e, load_rows(w2, token, there, d, w_token, D), PRECISION)
         if back == 0:  # the anchor of a begun chunk is what the memory was at its start
-            dM += load_state(dM_last + i * D * D, d, cols, D).to(tl.float32)
-    store_state(dM_start + i * D * D, dM, d, cols, True, D)
-    store_state(dS_start + i * D * D, dS, d, cols, True, D)
+            dM += tl.trans(load_state(dM_last + i * D * D, d, cols, D).to(tl.float32))
+        p, out, b_t, f_t = p_next, out_next, b_next, f_next
+        step, g_end, n_end, b_end, f_end, m_end = after
+    store_state(dM_start + i * D * D, tl.trans(dM), d, cols, True, D)
+    store_state(dS_start + i * D * D, tl.trans(dS), d, cols, True, D)
 
 
 @triton.jit
@@ -115,12 +134,12 @@ def pull_queries(
     for first in range(0, D, BV):
         cols = first + tl.arange(0, BV)
         out = load_rows(dy + start, token, there, cols, q_token, D)
-        s = step * load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
+        s = step * load_turned(E + at * C * D, r, cols, C, D).to(tl.float32)
         dA -= mul(out, tl.trans(s.to(out.dtype)), PRECISION)
-        x, along = meet(out, load_state(M_chunks + at * D * D, d, cols, D), Q, PRECISION)
+        x, along = meet(out, load_turned(M_chunks + at * D * D, d, cols, D, D), Q, PRECISION)
         dQ += b_read * x
         d_b += along
-        x, along = meet(out, load_state(S_chunks + at * D * D, d, cols, D), Q, PRECISION)
+        x, along = meet(out, load_turned(S_chunks + at * D * D, d, cols, D, D), Q, PRECISION)
         dQ += f_read * x
         d_f += along
     K = load_rows(k + start, token, there, d, q_token, D)
@@ -155,8 +174,8 @@ def pull_systems(
     dB, d_step = tl.zeros([BC, BC], tl.float32), tl.zeros([BC], tl.float32)
     for first in range(0, D, BV):
         cols = first + tl.arange(0, BV)
-        error = load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
-        s_grad = load_rows(ds + at * C * D, r, real, cols, D, D).to(tl.float32)
+        error = load_turned(E + at * C * D, r, cols, C, D).to(tl.float32)
+        s_grad = load_turned(ds + at * C * D, r, cols, C, D).to(tl.float32)
         guess_grad = mul(inverse_T, step * s_grad, PRECISION).to(K.dtype)
         s_grad -= mul(B_T, guess_grad, PRECISION)
         dB -= mul(guess_grad, tl.trans((step * error).to(K.dtype)), PRECISION)
@@ -194,17 +213,17 @@ def pull_keys(
     b_end, f_end, m_end = 0.0, 0.0, 0.0
     for first in range(0, D, BV):
         cols = first + tl.arange(0, BV)
-        error = load_rows(E + at * C * D, r, real, cols, D, D).to(tl.float32)
+        error = load_turned(E + at * C * D, r, cols, C, D).to(tl.float32)
         if ONLINE:  # `pull_systems` has been here
             guess_grad = -load_rows(dv + start, token, there, cols, q_token, D)
         else:
-            s_grad = load_rows(ds + at * C * D, r, real, cols, D, D).to(tl.float32)
+            s_grad = load_turned(ds + at * C * D, r, cols, C, D).to(tl.float32)
             d_step += tl.sum(s_grad * error, 1)
             guess_grad = (step * s_grad).to(K.dtype)
             store_rows(dv + start, -guess_grad, token, there, cols, q_token, D)
         s = (step * error).to(K.dtype)
-        M = load_state(M_chunks + at * D * D, d, cols, D)
-        dM = load_state(dM_chunks + at * D * D, d, cols, D)
+        M = load_turned(M_chunks + at * D * D, d, cols, D, D)
+        dM = load_turned(dM_chunks + at * D * D, d, cols, D, D)
         b_end += tl.sum(M.to(tl.float32) * dM.to(tl.float32))
         x, along = meet(guess_grad, M, K, PRECISION)
         if ONLINE:
@@ -214,8 +233,8 @@ def pull_keys(
         x, along = meet(s, dM, K, PRECISION)
         dK -= g_end * x
         d_g -= along
-        S = load_state(S_chunks + at * D * D, d, cols, D)
-        dS = load_state(dS_chunks + at * D * D, d, cols, D)
+        S = load_turned(S_chunks + at * D * D, d, cols, D, D)
+        dS = load_turned(dS_chunks + at * D * D, d, cols, D, D)
         f_end += tl.sum(S.to(tl.float32) * dM.to(tl.float32))
         m_end += tl.sum(S.to(tl.float32) * dS.to(tl.float32))
         if ONLINE:

@@ -10,7 +10,18 @@ several programs share a sequence.
 import triton
 import triton.language as tl
 
-from titans_mini.kernels.tiles import load_mask, load_rows, load_share, load_state, mul, store_rows, store_state
+from titans_mini.kernels.tiles import (
+    add_mul,
+    load_end,
+    load_mask,
+    load_rows,
+    load_share,
+    load_state,
+    load_turned,
+    mul,
+    store_rows,
+    store_state,
+)
 
 
 @triton.jit
@@ -28,31 +39,34 @@ def advance(
     w += (i // H) * w_batch + (i % H) * w_head
     u += (i // H) * w_batch + (i % H) * w_head
     w2 += (i // H) * w_batch + (i % H) * w_head
-    M = load_state(M_start + i * D * D, d, cols, D).to(tl.float32)
-    S = load_state(S_start + i * D * D, d, cols, D).to(tl.float32)
+    M = tl.trans(load_state(M_start + i * D * D, d, cols, D).to(tl.float32))
+    S = tl.trans(load_state(S_start + i * D * D, d, cols, D).to(tl.float32))
+    V = load_rows(u, r, (r < C) & (r < T), cols, w_token, D)
+    step, g_end, n_end, b_end, f_end, m_end = load_end(theta, G, b, f, n, m, i, 0, nc, T, r, theta_stride, n_rows, C)
     for c in range(nc):
         at = i * nc + c  # the chunk among all sequences'
         token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
         there = (r < C) & (token < T)
-        store_state(M_chunks + at * D * D, M, d, cols, True, D)
-        store_state(S_chunks + at * D * D, S, d, cols, True, D)
-        store_state(M_last + i * D * D, M, d, cols, c == nc - 1, D)
+        V_next = load_rows(u, token + C, (r < C) & (token + C < T), cols, w_token, D)
+        after = load_end(theta, G, b, f, n, m, i, c + 1, nc, T, r, theta_stride, n_rows, C)
+        store_state(M_chunks + at * D * D, M, cols, d, True, D)
+        store_state(S_chunks + at * D * D, S, cols, d, True, D)
+        if c == nc - 1:
+            store_state(M_last + i * D * D, tl.trans(M), d, cols, True, D)
         K = load_rows(k, token, there, d, k_token, D)
         W = load_rows(w, token, there, d, w_token, D) if ONLINE else K
-        e = mul(W, M, PRECISION) - load_rows(u, token, there, cols, w_token, D).to(tl.float32)
+        e = add_mul(-tl.trans(V).to(tl.float32), M.to(W.dtype), tl.trans(W), PRECISION)
         if ONLINE:
-            e += mul(load_rows(w2, token, there, d, w_token, D), S, PRECISION)
-        store_rows(E + at * C * D, e, r, r < C, cols, D, D)
-        s = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None] * e
-        g_end = tl.load(G + (at * C + C - 1) * C + r, mask=r < C, other=0.0)[:, None]
-        n_end = tl.load(n + (at * n_rows + n_rows - 1) * C + r, mask=r < C, other=0.0)[:, None]
-        b_end, f_end = tl.load(b + at * C + C - 1), tl.load(f + at * C + C - 1)
-        m_end = tl.load(m + (at + 1) * n_rows - 1)
-        K_T = tl.trans(K)
-        M = b_end * M + f_end * S - mul(K_T, g_end * s, PRECISION)
-        S = m_end * S - mul(K_T, n_end * s, PRECISION)
-    store_state(M_end + i * D * D, M, d, cols, True, D)
-    store_state(S_end + i * D * D, S, d, cols, True, D)
+            W2 = load_rows(w2, token, there, d, w_token, D)
+            e = add_mul(e, S.to(W.dtype), tl.trans(W2), PRECISION)
+        store_rows(E + at * C * D, e, cols, cols < D, r, C, C)
+        s = -step * e
+        M = add_mul(b_end * M + f_end * S, (g_end * s).to(K.dtype), K, PRECISION)
+        S = add_mul(m_end * S, (n_end * s).to(K.dtype), K, PRECISION)
+        V = V_next
+        step, g_end, n_end, b_end, f_end, m_end = after
+    store_state(M_end + i * D * D, tl.trans(M), d, cols, True, D)
+    store_state(S_end + i * D * D, tl.trans(S), d, cols, True, D)
 
 
 @triton.jit
@@ -78,8 +92,8 @@ def read(
     step = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)[:, None]
     for first in range(0, D, BV):
         cols = first + v
-        s = step * load_rows(E + at * C * D, r, r < C, cols, D, D).to(tl.float32)
-        out = b_t * mul(Q, load_state(M_chunks + at * D * D, d, cols, D), PRECISION)
-        out += f_t * mul(Q, load_state(S_chunks + at * D * D, d, cols, D), PRECISION)
+        s = step * load_turned(E + at * C * D, r, cols, C, D).to(tl.float32)
+        out = b_t * mul(Q, load_turned(M_chunks + at * D * D, d, cols, D, D), PRECISION)
+        out += f_t * mul(Q, load_turned(S_chunks + at * D * D, d, cols, D, D), PRECISION)
         out -= mul(A, s, PRECISION)
         store_rows(y + start, out, token, there, cols, q_token, D)

@@ -14,7 +14,7 @@ from torch import Tensor
 from titans_mini.kernels import Job, coefficients, launch, matrix_backward, matrix_forward, triangular
 
 ONLINE_C = 64  # the online rule gives the same for every chunk size
-COLUMNS = 32  # columns of the states that one program carries from chunk to chunk
+COLUMNS = 16  # of the states, that one program carries from chunk to chunk: the rows of one matrix instruction
 
 
 def chunk_size(job: Job, T: int) -> int:
@@ -68,9 +68,11 @@ class Span:
 
     def _over_columns(self, kernel: Any, *args: Any, **constants: Any) -> None:
         """Start programs that go from chunk to chunk, each with some columns of a sequence's states."""
-        columns = min(COLUMNS, self.tiles["BD"])
-        constants |= {"BV": columns, "ONLINE": self.online}
-        launch.launch(kernel, (-(-self.D // columns), self.N), *args, num_warps=4, **self.tiles, **constants)
+        constants |= {"BV": COLUMNS, "ONLINE": self.online}
+        row = self.tiles["BD"] * self.q.element_size()  # bytes of a key: the wider, the fewer are loaded ahead
+        stages = 3 if row <= 128 else 2 if row <= 256 else 1
+        grid = -(-self.D // COLUMNS), self.N
+        launch.launch(kernel, grid, *args, num_warps=4, num_stages=stages, **self.tiles, **constants)
 
     @property
     def _part(self) -> dict[str, int]:

@@ -48,6 +48,37 @@ def load_share(x, r, first, C: tl.constexpr, SHIFT: tl.constexpr):
 
 
 @triton.jit
+def load_turned(x, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Load a part (rows, cols) of a matrix that lies transposed, row by row of (COLS, ROWS): what `carry` leaves."""
+    inside = (cols < COLS)[:, None] & (rows < ROWS)[None, :]
+    return tl.trans(tl.load(x + cols[:, None] * ROWS + rows[None, :], mask=inside, other=0.0))
+
+
+@triton.jit
+def load_end(theta, G, b, f, n, m, i, c, nc, T, r, theta_stride, n_rows, C: tl.constexpr):
+    """Load of a chunk the steps 2θ and the last rows of G, n, b, f and m; zeros before the first and after the last.
+
+    They depend on no state: who walks from chunk to chunk loads them one chunk ahead.
+    """
+    at, real = i * nc + c, (c >= 0) & (c < nc)
+    token, inside = (at - i * nc) * C + r, (r < C) & real
+    return (
+        2.0 * tl.load(theta + i * theta_stride + token, mask=inside & (token < T), other=0.0)[None, :],
+        tl.load(G + (at * C + C - 1) * C + r, mask=inside, other=0.0)[None, :],
+        tl.load(n + (at * n_rows + n_rows - 1) * C + r, mask=inside, other=0.0)[None, :],
+        tl.load(b + at * C + C - 1, mask=real, other=0.0),
+        tl.load(f + at * C + C - 1, mask=real, other=0.0),
+        tl.load(m + (at + 1) * n_rows - 1, mask=real, other=0.0),
+    )
+
+
+@triton.jit
 def mul(a, b, PRECISION: tl.constexpr):
     """Multiply two tiles, the second in the type of the first, summing in float32."""
     return tl.dot(a, b.to(a.dtype), input_precision=PRECISION)
+
+
+@triton.jit
+def add_mul(total, a, b, PRECISION: tl.constexpr):
+    """Add a product of two tiles of one type to a sum in float32."""
+    return tl.dot(a, b, total, input_precision=PRECISION)

@@ -118,9 +118,7 @@ def starts(case: Case) -> list[Start]:
 
     found: dict[Start, None] = {}
 
-    def recorder(
-        kernel: Any, grid: tuple, *args: Any, num_warps: int = 4, num_stages: int = 2, **sizes: Any
-    ) -> None:
+    def recorder(kernel: Any, grid: tuple, *args: Any, num_warps: int = 4, num_stages: int = 2, **sizes: Any) -> None:
         found[record(kernel, args, sizes, num_warps, num_stages)] = None
 
     real, launch.launch = launch.launch, recorder
@@ -137,6 +135,8 @@ def compiled(start: Start, capability: int) -> dict:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from titans_mini.kernels import launch
+
     places = {name: (i,) for i, (name, _) in enumerate(start.signature)}
     source = ASTSource(
         start.kernel,
@@ -145,7 +145,8 @@ def compiled(start: Start, capability: int) -> dict:
         {places[name]: [["tt.divisibility", 16]] for name in start.aligned},
     )
     options = {"num_warps": start.num_warps, "num_stages": start.num_stages}
-    out = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with launch.without_wgmma():
+        out = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx = out.asm["ptx"]
     said = assembled(ptx if isinstance(ptx, str) else ptx.decode(), capability)
     products = sorted(set(re.findall(r"\b(wgmma|mma)\.(?:mma_async\.)?sync", out.asm["ptx"])))

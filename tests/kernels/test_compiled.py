@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernels import compiling
 from tests.kernels.helpers import needs_triton
+from titans_mini.kernels import launch
 
 # the kernels that multiply tiles of the values' width; the others fill rows
 PRODUCTS = {"advance", "read", "solve", "gather", "retreat", "pull_queries", "pull_systems", "pull_keys"}
@@ -57,11 +58,13 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(few):
 
 
 @needs_triton
-def test_hopper_gets_its_own_instructions(few):
-    """wgmma needs tiles of 64 rows: with C = D = 64 every kernel of products has them."""
-    without = {row["kernel"] for row in few if row["sm"] == 90 and row["kernel"] in PRODUCTS}
-    without -= {row["kernel"] for row in few if row["sm"] == 90 and "wgmma" in row["products"]}
-    assert not without
+def test_no_kernel_uses_the_instructions_that_crash(few):
+    """See `launch.without_wgmma`; the environment is left as it was."""
+    assert not {row["kernel"] for row in few if "wgmma" in row["products"]}
+    assert launch.NO_WGMMA not in os.environ
+    with launch.without_wgmma():
+        assert os.environ[launch.NO_WGMMA] == "1"
+    assert launch.NO_WGMMA not in os.environ
 
 
 def test_the_record_holds_every_case_and_nothing_too_large():
