@@ -17,9 +17,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # imports point left
 ORDER = ["gates", "state", "derivatives", "network", "recurrence", "decay", "stack", "chunk"]
 ORDER += ["chunk_backward", "spans", "deep", "linear", "linear_backward", "chunked", "channelwise"]
-ORDER += ["backends", "functional", "checks", "memory", "masks", "flex", "attention", "config"]
+ORDER += ["backends", "ranges", "functional", "checks", "memory", "masks", "flex", "attention", "config"]
 ORDER += ["baselines", "mixers", "context", "blocks", "sampling", "hub", "model", "presets", "trace"]
-MATHEMATICAL = [name for name in ORDER if name not in ("state", "checks", "config", "hub", "presets", "trace")]
+PLUMBING = ("state", "ranges", "checks", "config", "hub", "presets", "trace")
+MATHEMATICAL = [name for name in ORDER if name not in PLUMBING]
 MAX_LINES = 300
 LAST_EQUATION = 35  # the paper's equations run from 1 to 35
 REFERENCE = re.compile(r"Built in: notebooks/(?P<notebook>\d\d) · Paper: (?P<paper>[^\n]+)\Z")

@@ -335,6 +335,6 @@ def test_causality_notices_a_mask_that_lets_the_future_in(monkeypatch):
 def test_errors_notice_a_check_that_is_gone(monkeypatch):
     (case,) = [c[1:] for c in test_errors.CASES if c[0] == "NaN in alpha"]
     test_errors.test_one_clear_error_and_an_unchanged_state(*case)
-    monkeypatch.setattr(functional, "_check_ranges", lambda *_: None)
+    monkeypatch.setattr(functional.ranges, "check", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_errors.test_one_clear_error_and_an_unchanged_state(*case)

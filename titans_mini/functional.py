@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from titans_mini import ranges
 from titans_mini.backends import BACKENDS, choose
 from titans_mini.channelwise import channelwise
 from titans_mini.network import MemoryNet
@@ -58,7 +59,8 @@ def neural_memory(
         float32, and the state is float32 then; the kernels multiply them as they are and sum in float32.
 
     Raises:
-        ValueError: shapes, gates, sizes or options that cannot be.
+        ValueError: shapes, gates, sizes or options that cannot be. On a GPU, gates outside [0, 1] are said by the next
+            call, for nobody waits for their numbers: `ranges.settle(device, wait=True)` does.
         TypeError: inputs that are not floating-point tensors of one type on one device.
         RuntimeError: backend="triton" where its kernels cannot run; it says why.
 
@@ -138,7 +140,7 @@ def _check_tensors(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, 
     for name in ("alpha", "eta", "theta"):
         _check_gate_shape(name, named[name], v, net)
     if v.shape[:3].numel():
-        _check_ranges({name: named[name] for name in ("alpha", "eta", "theta")})
+        ranges.check({name: named[name] for name in ("alpha", "eta", "theta")})
 
 
 def _check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
@@ -167,18 +169,6 @@ def _check_gate_shape(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> Non
             f"{name}: got shape {tuple(gate.shape)}, expected {shape} or {(*shape, net.depth)} (one for each layer): "
             "one gate per token and head"
         )
-
-
-def _check_ranges(gates: dict[str, Tensor]) -> None:
-    """Refuse gates with NaN or outside [0, 1]. One transfer for all: a GPU is waited for once."""
-    ends = torch.stack([x.double() for gate in gates.values() for x in torch.aminmax(gate.detach())]).tolist()
-    for name, low, high in zip(gates, ends[::2], ends[1::2], strict=True):
-        if low != low:  # NaN passes through both
-            raise ValueError(
-                f"{name}: got NaN, expected numbers in [0, 1]: did the network that makes the gates diverge?"
-            )
-        if low < 0 or high > 1:
-            raise ValueError(f"{name}: got values in [{low}, {high}], expected [0, 1]: a sigmoid missing?")
 
 
 def _check_state(
