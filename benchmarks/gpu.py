@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import gpu_report, report, runs, timing
 from benchmarks.gpu_cases import PASSES, SWEEPS, Case, Machine, cases
-from benchmarks.gpu_providers import DEVICE, Missing, Work, build, failures, run_gate
+from benchmarks.gpu_providers import DEVICE, Missing, Work, failures, ready, run_gate
 from benchmarks.timing import Times
 
 RECORD = report.ROOT / "assets" / "results" / "kernels_gpu.json"
@@ -77,7 +77,7 @@ def measure_sweep(
     todo: list[Case],
     rounds: int,
     machine: Machine,
-    make: Callable[[Case], Work] = build,
+    make: Callable[[Case], Work] = ready,
     measure: Callable[..., dict] = timing.measure,
     weigh: Callable[[Work, str], int | None] | None = None,
 ) -> list[dict]:

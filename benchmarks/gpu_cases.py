@@ -13,7 +13,7 @@ from titans_mini import MemoryNet
 PASSES = cpu.PASSES
 LENGTHS = (2048, 4096, 8192, 16384, 32768, 65536)
 SEQUENCES = ((1, 4), (1, 16), (8, 16), (32, 16))  # batch and heads
-TORCH_UP_TO = 16384  # this library's own torch path, and titans-pytorch, stay short
+TORCH_UP_TO = 8192  # this library's own torch path, and titans-pytorch, stay short
 MILLION = 2**20
 SWEEPS = ("T", "heads", "chain", "million", "layers")
 OURS = ("triton", "triton online")  # the exact online rule is a matrix memory with anchor="token"

@@ -55,6 +55,22 @@ def inputs(case: Case, dtype: torch.dtype = torch.bfloat16, device: str = DEVICE
     return [z.requires_grad_() for z in x]
 
 
+def ready(case: Case, device: str = DEVICE) -> Work:
+    """Make a case ready to run, and run what others wrote once in both passes.
+
+    Raises:
+        Missing: as `build`, or if it is not ours and fails; it says how.
+    """
+    work = build(case, device)
+    if case.provider in ("fla", cpu.PER_TOKEN):
+        try:
+            for which in cpu.PASSES:
+                work.call(which)
+        except Exception as error:
+            raise Missing(f"{type(error).__name__}: {str(error).splitlines()[0][:150]}") from error
+    return work
+
+
 def build(case: Case, device: str = DEVICE) -> Work:
     """Make a case ready to run.
 
@@ -85,8 +101,11 @@ def _fla(case: Case, device: str) -> Work:
     """The gated delta rule of flash-linear-attention: one state and no momentum, so less work than ours."""
     try:
         rule = importlib.import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
+        guarded = importlib.import_module("fla.ops.common.chunk_o")
     except ImportError as error:
         raise Missing(f"flash-linear-attention: {error}") from error
+    # on Hopper with Triton from 3.4 to 3.7.0 its backward pass refuses: dk would be wrong. How long it takes is not
+    guarded.TRITON_ABOVE_3_7_1 = True
     q, k, v, alpha, _, beta = inputs(case, device=device)
     q, k, v, beta = (z.detach().transpose(1, 2).contiguous().requires_grad_() for z in (q, k, v, beta.to(q.dtype)))
     decay = torch.log1p(-alpha.detach()).transpose(1, 2).contiguous().requires_grad_()  # (B, T, H), a logarithm

@@ -21,7 +21,8 @@ NOTES = """
 ratio      how many times longer than the kernels of a matrix memory (anchored) at the same sizes
 of matrix  operations by formula, over what a large bfloat16 product reached in the same run
 of floor   the largest of three least times (matrix units, bytes, chain of chunks) over the time
-fla        chunk_gated_delta_rule: one state, no momentum, the exact rule; less work than ours
+fla        chunk_gated_delta_rule: one state, no momentum, the exact rule; less work than ours. On Hopper with Triton
+           before 3.7.1 its own guard calls its backward pass wrong there; it is timed all the same
 layers     whole layers in float32: ours behind the modules of titans-pytorch, and theirs at one update a token
 """.strip("\n")
 

@@ -25,6 +25,9 @@ from titans_mini.state import MemoryState
 ACTIVATIONS = ("gelu", "silu")
 LARGEST_D, LARGEST_C = 128, 64
 LARGEST_FLOAT32 = 2048  # D × C
+# hidden units at a time, warps, and loads ahead, by kernel: what an H200 liked best of what fits the registers
+TILES = {"mlp_states": (16, 4, 1), "mlp_chain_backward": (16, 4, 1), "mlp_hidden_backward": (16, 4, 1)}
+OTHERS = 32, 4, 1
 
 
 def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
@@ -72,7 +75,7 @@ class _Plan:
         """Collect the constants that all kernels share."""
         net, C = self.job.net, self.job.chunk_size
         D, E = net.shapes[0]
-        tiles = {"BC": launch.tile(C), "BD": launch.tile(D), "BE": min(32, launch.tile(E))}
+        tiles = {"BC": launch.tile(C), "BD": launch.tile(D)}
         return {"C": C, "D": D, "E": E, "LAYERS": self.layers, "ACTIVATION": net.activation, **tiles}
 
     @property
@@ -129,16 +132,9 @@ def _slow(x: _Inputs) -> tuple[Tensor, Tensor]:
 
 def _launch(kernel: Any, plan: _Plan, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
     """Start one of the six kernels with what they share."""
-    x = args[0]
-    launch.launch(
-        kernel,
-        grid,
-        *args,
-        num_warps=4,
-        num_stages=1,
-        PRECISION=launch.precision(x.dtype),
-        **plan.sizes | constants,
-    )
+    units, warps, stages = TILES.get(kernel.__name__, OTHERS)
+    constants |= {"BE": min(units, launch.tile(plan.sizes["E"])), "PRECISION": launch.precision(args[0].dtype)}
+    launch.launch(kernel, grid, *args, num_warps=warps, num_stages=stages, **plan.sizes, **constants)
 
 
 def _move(plan: _Plan, x: _Inputs, start: int, end: int, state: Tensor, keep_n: bool = False) -> _Span:
@@ -197,8 +193,7 @@ def _back(plan: _Plan, x: _Inputs, span: _Span, dy: Tensor, d_end: Tensor, out: 
     tensors = (x.q, x.k, dy, *gates, _slow(x)[0], span.states, span.record, d.G, notes, slow)
     _launch(mlp_answers_backward, plan, (slots - 1, N), *tensors, *numbers, plan.job.net.eps, **rows, NORM=NORM)
     tensors = (x.q, x.k, dy, *gates, span.states, span.record, out.q, *d[:3], notes)
-    narrow = {**rows, "RESIDUAL": RESIDUAL, "BE": launch.LEAST}  # wider tiles do not fit the registers of sm_80
-    _launch(mlp_hidden_backward, plan, (slots - 1, N), *tensors, *numbers, **narrow)
+    _launch(mlp_hidden_backward, plan, (slots - 1, N), *tensors, *numbers, **rows, RESIDUAL=RESIDUAL)
     tensors = (x.q, x.k, x.v, x.theta, *c, *_slow(x), span.states, span.record)
     tensors += (out.v, out.theta, d.G_end, d.n_end, d_states, notes, slow)
     _launch(mlp_chain_backward, plan, (N,), *tensors, *numbers, plan.job.net.eps, **rows, **n_rows, **plan.norm)

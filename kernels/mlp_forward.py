@@ -63,9 +63,9 @@ def mlp_states(
         z2 = tl.zeros((BC, BD), tl.float32)
         for e in range(0, E, BE):
             units = e + tl.arange(0, BE)
-            z1 = sharp_product(k, load_tile(here, cols, units, E, D, E), PRECISION)
+            W1, W2 = load_tile(here, cols, units, E, D, E), load_tile(here + D * E, units, cols, D, E, D)
+            z1 = sharp_product(k, W1, PRECISION)
             store_tile(note, z1, rows, units, WIDTH, left, E)
-            W2 = load_tile(here + D * E, units, cols, D, E, D)
             z2 += sharp_product(activate(z1, ACTIVATION), W2, PRECISION)
         store_tile(note + 2 * E, z2, rows, cols, WIDTH, left, D)
         # what every token writes, and the end of the chunk
@@ -79,17 +79,17 @@ def mlp_states(
         tl.debug_barrier()  # z1 is read again, by other threads
         for e in range(0, E, BE):
             units = e + tl.arange(0, BE)
-            z1 = load_tile(note, rows, units, WIDTH, left, E)
-            W2 = load_tile(here + D * E, units, cols, D, E, D)
+            # all that is loaded first: none waits then for what the ones before it were needed for
+            z1, W2 = load_tile(note, rows, units, WIDTH, left, E), load_tile(here + D * E, units, cols, D, E, D)
+            W1, P1 = load_tile(here, cols, units, E, D, E), load_tile(here + 2 * D * E, cols, units, E, D, E)
+            P2 = load_tile(here + 3 * D * E, units, cols, D, E, D)
             pulled = product(delta, tl.trans(W2), k, PRECISION)
             store_tile(note + E, pulled, rows, units, WIDTH, left, E)
             s1, a2 = theta1[:, None] * pulled * slope(z1, ACTIVATION), activate(z1, ACTIVATION)
-            W1, P1 = load_tile(here, cols, units, E, D, E), load_tile(here + 2 * D * E, cols, units, E, D, E)
             W1 = add_product(b1 * W1 + f1 * P1, tl.trans(k), -G1[:, None] * s1, k, PRECISION)
             P1 = add_product(m1 * P1, tl.trans(k), -n1[:, None] * s1, k, PRECISION)
             store_tile(there, W1, cols, units, E, D, E)
             store_tile(there + 2 * D * E, P1, cols, units, E, D, E)
-            P2 = load_tile(here + 3 * D * E, units, cols, D, E, D)
             W2 = add_product(b2 * W2 + f2 * P2, tl.trans(a2), -G2[:, None] * s2, k, PRECISION)
             P2 = add_product(m2 * P2, tl.trans(a2), -n2[:, None] * s2, k, PRECISION)
             store_tile(there + D * E, W2, units, cols, D, E, D)

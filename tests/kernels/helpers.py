@@ -61,7 +61,9 @@ class Guarded:
         self.made.append(whole)
         return whole[GUARD : GUARD + numel].as_strided(shape, stride)
 
-    def empty(self, *size, dtype=None, device=None):
+    def empty(self, *size, dtype=None, device=None, pin_memory=False):
+        if pin_memory:  # of the host: no kernel sees it
+            return self.real[0](*size, dtype=dtype, pin_memory=True)
         size = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
         return self.place(size, self.real[0](size, device="meta").stride(), dtype, device)
 
