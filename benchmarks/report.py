@@ -50,8 +50,10 @@ def hardware(device: str) -> dict:
 def commit(*also: str) -> str:
     """Return the last commit that changed what is measured; a plus sign says that files were changed since.
 
-    A copy without its history, as on a lent machine, is told by TITANS_COMMIT what it is a copy of.
+    A copy on a lent machine is told by TITANS_COMMIT what it is a copy of: its history may be missing, or old.
     """
+    if os.environ.get("TITANS_COMMIT"):
+        return os.environ["TITANS_COMMIT"]
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -60,7 +62,7 @@ def commit(*also: str) -> str:
     try:
         return git("log", "-1", "--format=%h", *code) + ("+" if git("status", "--porcelain", *code) else "")
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("TITANS_COMMIT", "unknown: no git history here")
+        return "unknown: no git history here"
 
 
 def stamp(device: str, command: str) -> dict:

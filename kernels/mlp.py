@@ -24,9 +24,9 @@ from titans_mini.state import MemoryState
 
 ACTIVATIONS = ("gelu", "silu")
 LARGEST_D, LARGEST_C = 128, 64
-LARGEST_FLOAT32 = 2048  # D × C
+LARGEST_FLOAT32 = 2048  # D × C, both rounded up to the sides of a tile
 # hidden units at a time, warps, and loads ahead, by kernel: what an H200 liked best of what fits the registers
-TILES = {"mlp_states": (16, 4, 1), "mlp_chain_backward": (16, 4, 1), "mlp_hidden_backward": (16, 4, 1)}
+TILES = {"mlp_states": (16, 4, 1), "mlp_chain_backward": (16, 4, 2), "mlp_hidden_backward": (16, 4, 1)}
 OTHERS = 32, 4, 1
 
 
@@ -49,10 +49,12 @@ def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | No
             f"the kernels of a two-layer memory hold tiles up to D = {LARGEST_D} and chunks up to {LARGEST_C}, "
             f"and here D = {net.dim}, chunk_size = {chunk_size}"
         )
-    if v.dtype == torch.float32 and net.dim * chunk_size > LARGEST_FLOAT32 and not launch.interpreted():
+    tile = launch.tile(net.dim) * launch.tile(chunk_size)
+    if v.dtype == torch.float32 and tile > LARGEST_FLOAT32 and not launch.interpreted():
         return (
             f"float32 tiles of D = {net.dim} and chunk_size = {chunk_size} need more shared memory than a GPU has "
-            f"(240 KiB at 64 × 64); shorter chunks, D × chunk_size ≤ {LARGEST_FLOAT32}, or bfloat16 would do"
+            f"(232 KiB at 64 × 64); shorter chunks, D × chunk_size ≤ {LARGEST_FLOAT32} when both are rounded up to "
+            "powers of two, or bfloat16 would do"
         )
     return None
 

@@ -141,7 +141,10 @@ def test_what_the_kernels_cannot_run(net, C, reason):
 
 
 def test_float32_tiles_that_no_gpu_holds_are_refused(monkeypatch):
-    """Compiled for sm_90, the way back through the chain takes 240 KiB of shared memory at D = C = 64 in float32."""
+    """Compiled for sm_90, the way back through the chain takes 232 KiB of shared memory at D = C = 64 in float32.
+
+    And as much at D = 96 and C = 21, whose tiles are 128 × 32: an H200 said so.
+    """
     from titans_mini.kernels import launch, mlp
 
     monkeypatch.setattr(launch, "interpreted", lambda: False)
@@ -149,6 +152,8 @@ def test_float32_tiles_that_no_gpu_holds_are_refused(monkeypatch):
     assert "shared memory" in mlp.refusal(network(64), v, 64, "chunk")
     assert mlp.refusal(network(64), v, 32, "chunk") is None
     assert mlp.refusal(network(64), v.bfloat16(), 64, "chunk") is None
+    assert "shared memory" in mlp.refusal(network(96), torch.zeros(1, 1, 1, 96), 21, "chunk")
+    assert mlp.refusal(network(96), torch.zeros(1, 1, 1, 96), 16, "chunk") is None
 
 
 # -- bfloat16: what its rounding does, without a GPU -------------------------------------------------------------------
@@ -211,10 +216,11 @@ def test_rounding_of_bfloat16_keeps_the_bounds(T, C, of_net):
 )
 def test_on_the_device(T, D, C, expansion, norm, dtype):
     """Bounds in bfloat16: 0.005 for outputs and final states, 0.008 for dq, dk, dv, 0.02 for gates."""
-    if dtype == torch.float32:
-        C = min(C, 2048 // D)  # larger tiles are refused: see test_float32_tiles_that_no_gpu_holds_are_refused
+    if dtype == torch.float32:  # larger tiles are refused: see test_float32_tiles_that_no_gpu_holds_are_refused
+        C = min(C, 32 if D <= 64 else 16)
     net = memory(D, norm=norm, expansion=expansion)
     x, state = problem(net, C, T, B=2, H=4, dtype=dtype, theta=CALM / C, edges=False)
+    x[3] = x[3] * min(1, 8 / T)  # forgotten longer, both layers vanish, and the end is what is left of the last bits
     got = outcome(net, x, state, "triton", guard=Guarded(), chunk_size=C)
     expected = outcome(net, x, state, "chunked", torch.float64, chunk_size=C)
     print({name: f"{e:.1e} of {limit(name, dtype):.0e}" for name, e in errors(got, expected).items()})
