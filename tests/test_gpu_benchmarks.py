@@ -236,3 +236,6 @@ def test_a_copy_without_history_is_told_its_commit(tmp_path, monkeypatch):
     assert report.commit().startswith("unknown")
     monkeypatch.setenv("TITANS_COMMIT", "abc1234")
     assert report.commit() == "abc1234"
+    monkeypatch.undo()  # with a history, which may be older than the copy
+    monkeypatch.setenv("TITANS_COMMIT", "abc1234")
+    assert report.commit() == "abc1234"

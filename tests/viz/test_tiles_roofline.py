@@ -9,7 +9,8 @@ from titans_mini import MemoryNet, interpret, standin
 from titans_mini.viz import draw, figure
 from titans_mini.viz.draw.board import HELD, MOVED, UNTOUCHED
 from titans_mini.viz.widgets import Roofline, TileViewer
-from titans_mini.viz.widgets.roofline import CHUNKS, GPU, H200, SEQUENCES, floors, operations
+from titans_mini.viz.widgets import roofline
+from titans_mini.viz.widgets.roofline import CHUNKS, GPU, H200, SEQUENCES, floors, operations, recorded
 
 STANDIN = interpret.find(allow_triton=False)
 
@@ -120,6 +121,15 @@ def test_the_floor_is_the_highest_line_and_every_number_says_where_it_is_from():
     assert np.array_equal(widget.floor.artist.get_ydata(), np.max(lines, 0))
     assert widget.bound("matrix", 1, 64) == "the chain" and widget.bound("matrix", 1024, 64) == "bytes"
     assert widget.bound("MLP, expansion 4", 1024, 64) == "matrix units"
+
+
+def test_what_a_gpu_reached_comes_from_the_record(monkeypatch):
+    found = recorded()
+    assert found.source.startswith("measured 20") and 0.5 < found.rate / H200.rate < 1
+    assert 0.5 < found.bandwidth / H200.bandwidth < 1
+    assert found.source in Roofline((found, H200)).alt_text
+    monkeypatch.setattr(roofline, "load_results", lambda name: {"machine": None})
+    assert recorded() is None
 
 
 def test_one_gpu_alone_and_nonsense():

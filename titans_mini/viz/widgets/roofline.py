@@ -8,6 +8,7 @@ import ipywidgets
 import numpy as np
 
 from titans_mini.network import MemoryNet
+from titans_mini.results import load_results
 from titans_mini.viz import draw, figure, legend, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
@@ -27,6 +28,18 @@ class GPU(NamedTuple):
 
 H100 = GPU("H100", 989e12, 3.35e12, 132, "data sheet, assumed")
 H200 = GPU("H200", 989e12, 4.8e12, 132, "data sheet, assumed")
+
+
+def recorded() -> GPU | None:
+    """Read what a GPU reached in the recorded benchmark, by a large product and a large copy; None where none ran.
+
+    Built in: notebooks/10 · Paper: –
+    """
+    results = load_results("kernels_gpu")
+    if not results["machine"]:
+        return None
+    name, source = results["hardware"]["gpu"].removeprefix("NVIDIA "), f"measured {results['date']}"
+    return GPU(name, results["machine"]["rate"], results["machine"]["bandwidth"], 132, source)
 
 
 def operations(net: MemoryNet, C: int) -> tuple[int, int]:
