@@ -65,12 +65,13 @@ def retreat(
     w2 += (i // H) * w_batch + (i % H) * w_head
     dM = tl.trans(load_state(dM_end + i * D * D, d, cols, D).to(tl.float32))
     dS = tl.trans(load_state(dS_end + i * D * D, d, cols, D).to(tl.float32))
-    p = load_rows(P + (i * nc + nc - 1) * C * D, cols, cols < D, r, C, C)
-    token = (nc - 1).to(tl.int64) * C + r
+    at = i * nc + nc - 1
+    token = (at - i * nc) * C + r  # int64 also where nc is 1: Triton makes a constant of that
+    p = load_rows(P + at * C * D, cols, cols < D, r, C, C)
     out = load_rows(dy + start, token, (r < C) & (token < T), cols, q_token, D)
     step, g_end, n_end, b_end, f_end, m_end = load_end(theta, G, b, f, n, m, i, nc - 1, nc, T, r, theta_stride, C, C)
-    b_t = load_share(b + (i * nc + nc - 1) * C, r, 1.0, C, SHIFT)[None, :]
-    f_t = load_share(f + (i * nc + nc - 1) * C, r, 0.0, C, SHIFT)[None, :]
+    b_t = load_share(b + at * C, r, 1.0, C, SHIFT)[None, :]
+    f_t = load_share(f + at * C, r, 0.0, C, SHIFT)[None, :]
     for back in range(nc):
         c = nc - 1 - back
         at, above = i * nc + c, i * nc + tl.maximum(c - 1, 0)  # the chunk among all sequences', and the one before it
