@@ -15,8 +15,8 @@ from titans_mini.kernels import launch
 PRODUCTS = {"advance", "read", "solve", "gather", "retreat", "pull_queries", "pull_systems", "pull_keys"}
 TWO_LAYERS = {"mlp_states", "mlp_reads", "mlp_chain_backward", "mlp_keys_backward"}
 TWO_LAYERS |= {"mlp_answers_backward", "mlp_hidden_backward"}
-MOST_SPILLED = 600  # bytes a thread, stores and loads together, at D = C = 64 in half precision
-MOST_SPILLED_MLP = 6000  # those of two layers hold more tiles than a thread has registers, most of all the chain
+MOST_SPILLED = 400  # bytes a thread, stores and loads together, at D = C = 64 in half precision
+MOST_SPILLED_MLP = 3500  # those of two layers hold more tiles than a thread has registers, most of all the chain
 
 
 @pytest.fixture(scope="module")
