@@ -101,7 +101,9 @@ def run(
     T, online = v.shape[2], anchor == "token"
     position = 0 if online else state.position
     begun = min(T, chunk_size - position) if position else 0
-    gates = torch.broadcast_tensors(alpha, eta, theta)  # one of them per layer makes all of them so
+    gates = alpha, eta, theta
+    if not alpha.shape == eta.shape == theta.shape:
+        gates = torch.broadcast_tensors(*gates)  # one of them per layer makes all of them so
     x, y = [q, k, v, *gates], []
     if begun:
         first, x = zip(*(z.split([begun, T - begun], 2) for z in x), strict=True)

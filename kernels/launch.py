@@ -15,6 +15,7 @@ import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ PRECISION = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
 BUFFER = 256 * 2**20  # bytes that the buffers of one span may take
 NO_WGMMA = "DISABLE_MMA_V3"
 LEAST = 16  # the smallest side of a matrix product
+_lock, _inside, _before = Lock(), [], []  # of `without_wgmma`: who is in it, and what the environment said before
 
 
 def interpreted() -> bool:
@@ -111,7 +113,7 @@ def same_layout(*x: Tensor) -> list[Tensor]:
         The same numbers; `torch.empty_like` of one of them has the same strides again.
     """
     first = x[0].stride()
-    kept = torch.empty_like(x[0], device="meta").stride() == first  # not so for expanded or sliced tensors
+    kept = x[0].is_contiguous() or torch.empty_like(x[0], device="meta").stride() == first  # not if expanded or sliced
     if kept and first[-1] == 1 and all(z.stride() == first for z in x):
         return list(x)
     return [z.contiguous() for z in x]
@@ -130,8 +132,9 @@ def launch(
         num_stages: depth of the software pipeline of loads.
         sizes: the kernel's compile-time constants.
     """
-    x = next(z for z in args if torch.is_tensor(z))
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext(), without_wgmma():
+    device = next(z for z in args if torch.is_tensor(z)).device
+    elsewhere = device.type == "cuda" and device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if elsewhere else nullcontext(), without_wgmma():
         kernel[grid](*args, num_warps=num_warps, num_stages=num_stages, **sizes)
 
 
@@ -143,15 +146,20 @@ def without_wgmma() -> Iterator[None]:
     layers ended in an illegal memory access (triton-lang/triton#11366 is the same with few lines). The chain is faster
     with `mma` anyway: its tiles are small, and nothing has to be fenced.
     """
-    before = os.environ.get(NO_WGMMA)
-    os.environ[NO_WGMMA] = "1"  # the compiler asks the environment; it is part of the key of what is compiled
+    with _lock:  # autograd starts kernels from threads of its own; the last one to leave puts things back
+        if not _inside:
+            _before.append(os.environ.get(NO_WGMMA))
+            os.environ[NO_WGMMA] = "1"  # the compiler asks the environment; it is part of the key of what is compiled
+        _inside.append(None)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[NO_WGMMA]
-        else:
-            os.environ[NO_WGMMA] = before
+        with _lock:
+            _inside.pop()
+            if not _inside and (before := _before.pop()) is None:
+                del os.environ[NO_WGMMA]
+            elif not _inside:
+                os.environ[NO_WGMMA] = before
 
 
 def first_order(gradients: Sequence[Tensor], *depend_on: Tensor) -> list[Tensor]:

@@ -42,8 +42,9 @@ class Span:
     """
 
     def __init__(self, job: Job, C: int, tensors: Sequence[Tensor], start: int, end: int, backwards: bool) -> None:
-        self.q, self.k, self.v = (x[:, :, start:end] for x in tensors[:3])
-        self.alpha, self.eta, self.theta = (x[:, start:end] for x in tensors[3:6])
+        if (start, end) != (0, tensors[0].shape[2]):
+            tensors = *(x[:, :, start:end] for x in tensors[:3]), *(x[:, start:end] for x in tensors[3:6])
+        self.q, self.k, self.v, self.alpha, self.eta, self.theta = tensors[:6]
         B, H, T, D = self.q.shape
         self.N, self.C, self.D, self.nc = B * H, C, D, launch.chunks(T, C)
         self.online, self.place = job.online, slice(start, end)

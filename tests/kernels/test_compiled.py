@@ -59,12 +59,22 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(few):
 
 @needs_triton
 def test_no_kernel_uses_the_instructions_that_crash(few):
-    """See `launch.without_wgmma`; the environment is left as it was."""
+    """See `launch.without_wgmma`."""
     assert not {row["kernel"] for row in few if "wgmma" in row["products"]}
-    assert launch.NO_WGMMA not in os.environ
-    with launch.without_wgmma():
-        assert os.environ[launch.NO_WGMMA] == "1"
-    assert launch.NO_WGMMA not in os.environ
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_environment_is_left_as_it_was_by_the_last_to_leave(before, monkeypatch):
+    monkeypatch.delenv(launch.NO_WGMMA, raising=False)
+    if before is not None:
+        monkeypatch.setenv(launch.NO_WGMMA, before)
+    first, second = launch.without_wgmma(), launch.without_wgmma()
+    first.__enter__()
+    second.__enter__()  # another thread
+    first.__exit__(None, None, None)
+    assert os.environ[launch.NO_WGMMA] == "1"
+    second.__exit__(None, None, None)
+    assert os.environ.get(launch.NO_WGMMA) == before
 
 
 def test_the_record_holds_every_case_and_nothing_too_large():

@@ -220,7 +220,7 @@ def test_on_the_device(T, D, C, expansion, norm, dtype):
         C = min(C, 32 if D <= 64 else 16)
     net = memory(D, norm=norm, expansion=expansion)
     x, state = problem(net, C, T, B=2, H=4, dtype=dtype, theta=CALM / C, edges=False)
-    # in all, no more is forgotten and written than by the 70 tokens of the other tests: else both layers vanish, and the
+    # in all, no more is forgotten and written than by the 70 tokens of other tests: else both layers vanish, and the
     # final state is what the last bits leave of it
     x[3], x[5] = x[3] * min(1, 8 / T), x[5] * min(1, 70 / T)
     got = outcome(net, x, state, "triton", guard=Guarded(), chunk_size=C)

@@ -8,8 +8,7 @@ from benchmarks.flops import per_token
 from titans_mini import MemoryNet, interpret, standin
 from titans_mini.viz import draw, figure
 from titans_mini.viz.draw.board import HELD, MOVED, UNTOUCHED
-from titans_mini.viz.widgets import Roofline, TileViewer
-from titans_mini.viz.widgets import roofline
+from titans_mini.viz.widgets import Roofline, TileViewer, roofline
 from titans_mini.viz.widgets.roofline import CHUNKS, GPU, H200, SEQUENCES, floors, operations, recorded
 
 STANDIN = interpret.find(allow_triton=False)
