@@ -115,7 +115,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_stays_at_hand():
     """40 MiB in pieces of 1 MiB, freed and taken again: from the system page by page, or from what was kept.
 
-    That is `chunked.keep_freed_memory`, and loading the library is enough.
+    That is `chunked.keep_freed_memory`, and loading the library is enough. PyTorch for CUDA frees a large block itself
+    when it is loaded (seen with 2.13, on CPython 3.12), and there nothing shows.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
     command = [sys.executable, "-c", FREED]
@@ -123,4 +124,5 @@ def test_freed_memory_stays_at_hand():
         int(subprocess.run([*command, word], env=environment, capture_output=True, text=True, check=True).stdout)
         for word in ("keep", "give back")
     ]
-    assert faults[0] < 1000 < 5000 < faults[1]
+    assert faults[0] < 1000
+    assert faults[1] > 5000 or torch.version.cuda
