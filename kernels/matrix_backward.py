@@ -4,6 +4,7 @@ With dy the gradient at the answers, dM and dS those at the chunk's end, and eve
     P = (Q Kᵀ ∘ G)ᵀ dy                                                                       (gather)
     ds = −P − g ∘ (K dM) − n ∘ (K dS),  e = 2θ ∘ ds                                          (retreat)
     dM_start = b dM + Qᵀ(b ∘ dy) + Wᵀ e,  dS_start = f dM + m dS + Qᵀ(f ∘ dy) [+ W₂ᵀ e]
+`gather` and `retreat` leave what they find transposed, as `advance` does: see there.
 The gradients at q, k, v, θ and at the coefficients follow in parts, each small enough for the registers of a program:
 `pull_queries`, [`pull_systems` of the online rule,] `pull_keys`.
 """

@@ -3,8 +3,11 @@
 With (M, S) at a chunk's start, K and V its keys and values, and g, n the last rows of its coefficients:
     E = K M − V,  s = 2θ ∘ E,    M_next = b M + f S − Kᵀ(g ∘ s),  S_next = m S − Kᵀ(n ∘ s)          (advance)
     y = b ∘ (Q M) + f ∘ (Q S) − (Q Kᵀ ∘ G) s                                                         (read)
-The exact online rule replaces E by W M + W₂ S − U, from `triangular`. Columns of M and S are independent of each other:
-several programs share a sequence.
+The exact online rule replaces E by W M + W₂ S − U, from `triangular`.
+
+Columns of M and S are independent of each other: several programs share a sequence, each with 16 of them. It holds them
+as rows, and leaves E and the states so, transposed: an answer Mᵀ Kᵀ is then the left operand of the next product, as
+the matrix units hand it out, and one chunk follows another without a detour.
 """
 
 import triton

@@ -100,9 +100,10 @@ class Span:
             S: (N, D, D) the momentum there.
 
         Returns:
-            E (N, nc, C, D); M and S at the chunks' starts (N, nc, D, D), at the end, and M at the last chunk's start.
+            Eᵀ (N, nc, D, C); Mᵀ and Sᵀ at the chunks' starts (N, nc, D, D); M and S at the end, and M at the last
+            chunk's start, (N, D, D).
         """
-        E, M_chunks, S_chunks = self._empty(self.C, self.D), self._empty(self.D, self.D), self._empty(self.D, self.D)
+        E, M_chunks, S_chunks = self._empty(self.D, self.C), self._empty(self.D, self.D), self._empty(self.D, self.D)
         ends = [torch.empty_like(M) for _ in range(3)]
         tensors = self.k, self.w, self.w2, self.u, self.theta, *self.c, M, S, E, M_chunks, S_chunks, *ends
         self._over_columns(matrix_forward.advance, *tensors, *self.numbers, *self.w_strides, self.c.n.shape[2])
@@ -134,7 +135,7 @@ class Span:
         """
         E, M_chunks, S_chunks, *_ = self.advance(M, S)
         out = dy[:, :, self.place]
-        P, ds = self._empty(self.C, self.D), self._empty(self.C, self.D)
+        P, ds = self._empty(self.D, self.C), self._empty(self.D, self.C)
         tensors = self.q, self.k, out, self.c.G, P
         self._over_chunks(matrix_backward.gather, *tensors, *self.numbers, **self._part, **self.read)
         chunk_ends, starts = [self._empty(self.D, self.D) for _ in "MS"], [torch.empty_like(dM) for _ in "MS"]

@@ -49,7 +49,7 @@ def load_share(x, r, first, C: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def load_turned(x, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Load a part (rows, cols) of a matrix that lies transposed, row by row of (COLS, ROWS): what `carry` leaves."""
+    """Load a part (rows, cols) of a matrix that lies transposed, as (COLS, ROWS): what `advance` leaves, for one."""
     inside = (cols < COLS)[:, None] & (rows < ROWS)[None, :]
     return tl.trans(tl.load(x + cols[:, None] * ROWS + rows[None, :], mask=inside, other=0.0))
 

@@ -75,7 +75,9 @@ def norm_pull(
     return _aten.native_layer_norm_backward(dy, z, shape, mean, rstd, gain, gain, (True, slow, slow))
 
 
-def norm_pull_backward(u: Tensor, dy: Tensor, z: Tensor, gain: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def norm_pull_backward(
+    u: Tensor, dy: Tensor, z: Tensor, gain: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Differentiate `norm_pull` once more: from the gradient u at its result to those at dy, z and the gain.
 
     With x̂ = (z − μ) r and d = dy·gain, the result is δ = r (d − mean d − x̂ mean(d x̂)). The map d ↦ δ is symmetric, so

@@ -114,7 +114,9 @@ def read_bytes(
     return bits, logits.argmax(-1)
 
 
-def read_text(model: TitansLM, text: str, factor: float = 1.0, frozen_from: int | None = None) -> tuple[Tensor, Tensor]:
+def read_text(
+    model: TitansLM, text: str, factor: float = 1.0, frozen_from: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The same character by character: bytes of one character add up.
 
     Args:

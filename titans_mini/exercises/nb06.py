@@ -175,9 +175,9 @@ EXERCISES = (
                 "The momentum at the chunk's start is missing: f_t · q_t S₀.",
             ),
             "scores transposed": (
-                lambda q, k, s, G, b, f, M, S: (
-                    masked_read(k, q, s, G, b, f, M, S) + b[:, None] * ((q - k) @ M) + f[:, None] * ((q - k) @ S)
-                ),
+                lambda q, k, s, G, b, f, M, S: masked_read(k, q, s, G, b, f, M, S)
+                + b[:, None] * ((q - k) @ M)
+                + f[:, None] * ((q - k) @ S),
                 "Your scores are transposed: rows are queries, columns are keys, q @ k.T.",
             ),
         },

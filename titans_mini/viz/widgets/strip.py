@@ -83,10 +83,7 @@ class SurpriseStrip(Explorer):
         return {
             "text": ipywidgets.Textarea(self.text, description="your text", continuous_update=False, layout=box),
             "theta": ipywidgets.FloatSlider(
-                self.theta,
-                min=0,
-                max=1 if self.model is None else 2,
-                step=0.05,
+                self.theta, min=0, max=1 if self.model is None else 2, step=0.05,
                 description="step size θ" if self.model is None else self.unit,
             ),
             "colour": ipywidgets.Dropdown(options=(LEARNING, FROZEN, RIGHT), description="colour by"),
