@@ -135,6 +135,8 @@ def _slow(x: _Inputs) -> tuple[Tensor, Tensor]:
 def _launch(kernel: Any, plan: _Plan, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
     """Start one of the six kernels with what they share."""
     units, warps, stages = TILES.get(kernel.__name__, OTHERS)
+    if plan.sizes["BC"] * plan.sizes["BD"] > 64 * 64:  # else the chain spills 70 KB of registers
+        warps *= 2
     constants |= {"BE": min(units, launch.tile(plan.sizes["E"])), "PRECISION": launch.precision(args[0].dtype)}
     launch.launch(kernel, grid, *args, num_warps=warps, num_stages=stages, **plan.sizes, **constants)
 
