@@ -15,6 +15,7 @@ from tools import notebooks
 PEAK = """
 import resource, sys
 import torch
+from benchmarks.memory import forget_peak
 from titans_mini import MemoryNet, neural_memory
 
 chunk_size, grad, backend = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]
@@ -33,6 +34,7 @@ def peak():
 
 with torch.set_grad_enabled(grad):
     neural_memory(*(x[:, :, :2] for x in (q, k, v, *gates)), net=net, backend=backend)  # what torch loads on first use
+    forget_peak()
     before = peak()
     y, state = neural_memory(q, k, v, *gates, net=net, chunk_size=chunk_size, backend=backend)
 print(peak() - before)
@@ -50,7 +52,7 @@ def peak_above_inputs(chunk_size, grad, backend="chunked", T=4096):
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("chunk_size", [16, 64])
 def test_peak_memory_of_the_forward_pass(chunk_size, grad):
-    """B1 H4 T4096 D64, depth 2, expansion 4. Weights per token would be 2.1 GB. Measured: 9 to 53 MB."""
+    """B1 H4 T4096 D64, depth 2, expansion 4. Weights per token would be 2.1 GB. Measured: 12 to 124 MB."""
     assert 0.5 < peak_above_inputs(chunk_size, grad) < 150
 
 
