@@ -23,7 +23,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu_cases import PASSES, Case
-from benchmarks.gpu_providers import Missing, Work, build
+from benchmarks.gpu_providers import Missing, Work, build, in_one_line
 
 # how often a pass forward and backward walks each chain, chunk after chunk; all else is parallel
 CHAIN = {"advance": 2, "retreat": 1, "mlp_states": 2, "mlp_chain_backward": 1}
@@ -99,7 +99,7 @@ def compare(provider: str, net: str, T: int) -> Iterator[str]:
                 error = ((y - right).norm() / right.norm()).item()
                 found = times(work, "both")
             except Exception as reason:  # a tile that does not fit is an answer, too
-                yield f"  {name:34}{type(reason).__name__}: {str(reason)[:80]}"
+                yield f"  {name:34}{in_one_line(reason)}"
                 continue
         chain = (f"{key} {1e6 * found[key][1] * 64 / T / walks:7.2f}" for key, walks in CHAIN.items() if key in found)
         yield f"  {name:34}{'  '.join(chain)}" + ("" if error <= SAME else f"  WRONG: off by {error:.1e}")

@@ -55,6 +55,11 @@ def inputs(case: Case, dtype: torch.dtype = torch.bfloat16, device: str = DEVICE
     return [z.requires_grad_() for z in x]
 
 
+def in_one_line(error: Exception) -> str:
+    """Name an error and the first line of what it says, which may be nothing."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:150]}"
+
+
 def ready(case: Case, device: str = DEVICE) -> Work:
     """Make a case ready to run, and run what others wrote once in both passes.
 
@@ -67,7 +72,7 @@ def ready(case: Case, device: str = DEVICE) -> Work:
             for which in cpu.PASSES:
                 work.call(which)
         except Exception as error:
-            raise Missing(f"{type(error).__name__}: {str(error).splitlines()[0][:150]}") from error
+            raise Missing(in_one_line(error)) from error
     return work
 
 

@@ -143,8 +143,7 @@ def without_wgmma() -> Iterator[None]:
     """Let Triton compile products for Hopper as for Ampere, with `mma`, while this lasts.
 
     With `wgmma`, Triton 3.6 and 3.7 now and then read shared memory beyond its end: on an H200 the kernels of two
-    layers ended in an illegal memory access (triton-lang/triton#11366 is the same with few lines). The chain is faster
-    with `mma` anyway: its tiles are small, and nothing has to be fenced.
+    layers ended in an illegal memory access (triton-lang/triton#11366 is the same with few lines).
     """
     with _lock:  # autograd starts kernels from threads of its own; the last one to leave puts things back
         if not _inside:

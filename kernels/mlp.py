@@ -53,7 +53,7 @@ def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | No
     if v.dtype == torch.float32 and tile > LARGEST_FLOAT32 and not launch.interpreted():
         return (
             f"float32 tiles of D = {net.dim} and chunk_size = {chunk_size} need more shared memory than a GPU has "
-            f"(232 KiB at 64 × 64); shorter chunks, D × chunk_size ≤ {LARGEST_FLOAT32} when both are rounded up to "
+            f"(260 KiB at 64 × 64); shorter chunks, D × chunk_size ≤ {LARGEST_FLOAT32} when both are rounded up to "
             "powers of two, or bfloat16 would do"
         )
     return None
