@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ FREED = """
 import resource, sys, torch
 if sys.argv[1] == "keep":
     import titans_mini
-for _ in range(3):
+for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(2**18) for _ in range(40)]  # 40 MiB
     del tensors
@@ -118,7 +119,9 @@ def test_freed_memory_stays_at_hand():
     """40 MiB in pieces of 1 MiB, freed and taken again: from the system page by page, or from what was kept.
 
     That is `chunked.keep_freed_memory`, and loading the library is enough. PyTorch for CUDA frees a large block itself
-    when it is loaded (seen with 2.13, on CPython 3.12), and there nothing shows.
+    when it is loaded (seen with 2.13, on CPython 3.12), and there nothing shows; nor where every page is a huge one.
+    The second time counts: the first is new in any case, and by the third a small block may lie on top of the heap,
+    now and then, and hold all below it (10,238 pages the second time in 72 runs of 72, 256 the third in 20).
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
     command = [sys.executable, "-c", FREED]
@@ -127,4 +130,5 @@ def test_freed_memory_stays_at_hand():
         for word in ("keep", "give back")
     ]
     assert faults[0] < 1000
-    assert faults[1] > 5000 or torch.version.cuda
+    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    assert faults[1] > 5000 or torch.version.cuda or (huge.exists() and "[always]" in huge.read_text())
