@@ -172,10 +172,18 @@ def test_weights_that_do_not_fit(fault):
         net.init_state(3, 2, weights=wrong)
 
 
-@pytest.mark.parametrize("sizes", [{"dim": 0}, {"dim": -2}, {"dim": 4, "depth": 0}, {"dim": 4, "expansion": 0.01}])
-def test_sizes_that_cannot_be(sizes):
+@pytest.mark.parametrize(
+    "wrong", [{"dim": 0}, {"dim": -2}, {"depth": 0}, {"expansion": 0}, {"expansion": float("nan")}]
+)
+def test_sizes_that_cannot_be(wrong):
     with pytest.raises(ValueError, match="MemoryNet: got dim=.*expected all positive"):
-        MemoryNet(**sizes)
+        MemoryNet(**{"dim": 4} | wrong)
+
+
+def test_a_hidden_layer_needs_a_unit():
+    with pytest.raises(ValueError, match=r"got expansion=0.1 of dim=4, .*one unit: 0.4 rounds to none"):
+        MemoryNet(4, expansion=0.1)
+    assert MemoryNet(4, depth=1, expansion=0.1).shapes == [(4, 4)]  # a matrix has no hidden layer
 
 
 def test_an_unknown_activation():

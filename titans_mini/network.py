@@ -54,10 +54,15 @@ class MemoryNet(nn.Module):
     ) -> None:
         """Describe the network; see the class for the arguments."""
         super().__init__()
-        if dim < 1 or depth < 1 or round(expansion * dim) < 1:
+        if dim < 1 or depth < 1 or not 0 < expansion < math.inf:
             raise ValueError(
                 f"MemoryNet: got dim={dim}, depth={depth}, expansion={expansion}, expected all positive "
                 "(depth=1 is a matrix)"
+            )
+        if depth > 1 and round(expansion * dim) < 1:
+            raise ValueError(
+                f"MemoryNet: got expansion={expansion} of dim={dim}, expected hidden layers of at least one unit: "
+                f"{expansion * dim:g} rounds to none"
             )
         if activation not in ACTIVATIONS:
             raise ValueError(f"MemoryNet: got activation={activation!r}, expected one of {sorted(ACTIVATIONS)}")
