@@ -36,7 +36,11 @@ TITLES = ("provider", "net", "pass", "ratio", "ms", "median", "spread", "GFLOP/s
 
 
 def hardware(device: str) -> dict:
-    """Name the processor, PyTorch's version and the number of threads."""
+    """Name the processor, PyTorch's version and the number of threads.
+
+    With the vector instructions that PyTorch uses: a lent machine often says no more than the processor's maker, and
+    the widths of its vectors change every ratio.
+    """
     if device == "cuda":
         return {"cpu": torch.cuda.get_device_name(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     cpu = platform.processor() or platform.machine()
@@ -44,6 +48,7 @@ def hardware(device: str) -> dict:
     if info.exists():
         named = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M)
         cpu = f"{named[1]}, {os.cpu_count()} cores" if named else cpu
+    cpu += f", {torch.backends.cpu.get_cpu_capability()}"
     return {"cpu": cpu, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
