@@ -17,7 +17,7 @@ from benchmarks.memory import ROOT
 
 KEY = ("sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass")  # what makes a row the same row
 NOTES = f"""
-bars      number is ours, – was not measured. Ratios are within one sweep: one process, all providers in turn.
+bars      number is ours. Ratios are within one sweep: one process, all providers in turn.
 ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
 ms        process time in one thread of the fastest round: what else runs on a machine only ever adds to it. The
           median over the rounds is beside it, and the spread, slowest over fastest. On a GPU: the median, of events.
@@ -152,13 +152,15 @@ def table(results: dict) -> str:
 
 
 def _bars(bars: list[dict]) -> str:
-    """Lay the verdicts out."""
-    said = {True: "yes", False: "NO", None: "–"}
-    width = max(len(bar["what"]) for bar in bars)
+    """Lay the verdicts out, of the bars whose rows were measured."""
+    measured = [bar for bar in bars if bar["number"] is not None]
+    width = max((len(bar["what"]) for bar in measured), default=4)
     lines = [f"{'what':{width}}  {'bar':>9}  {'number':>9}  reached"]
-    for bar in bars:
-        number = "–" if bar["number"] is None else f"{bar['number']:.3g}"
-        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {number:>9}  {said[bar['reached']]}")
+    for bar in measured:
+        reached = "yes" if bar["reached"] else "NO"
+        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {bar['number']:>9.3g}  {reached}")
+    if len(measured) < len(bars):
+        lines.append(f"and {len(bars) - len(measured)} bars whose rows are not in this file")
     return "\n".join(lines)
 
 
