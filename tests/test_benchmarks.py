@@ -245,6 +245,14 @@ def test_recorded_results_passed_the_gate():
     assert all(set(row) <= ROW and row["seconds"] > 0 for row in results["rows"])
 
 
+@pytest.mark.parametrize("sweep", cases.SWEEPS)
+def test_every_case_of_every_sweep_is_recorded(sweep):
+    name = "chunked_cpu" if sweep in cases.DEFAULT else "sizes_cpu"
+    found = {tuple(row[key] for key in report.KEY) for row in load_results(name)["rows"] if row["seconds"]}
+    asked = [case.row() | {"pass": which} for case in cases.cases(sweep) for which in case.passes]
+    assert asked and all(tuple(row[key] for key in report.KEY) in found for row in asked)
+
+
 def test_a_name_without_results_says_where_it_looked():
     with pytest.raises(FileNotFoundError, match="chunked_cpu.*assets"):
         load_results("no_such_results")
