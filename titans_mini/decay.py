@@ -77,7 +77,7 @@ def fill_table_backward(alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_
 
 
 class Gates(NamedTuple):
-    """The coefficients of a run of chunks as the products need them: (L or 1, N, chunks, …); of one chunk: (N, …).
+    """The coefficients of a run of chunks as the products need them: (L or 1, chunks, N, …); of one chunk: (N, …).
 
     What is wanted of M and of S side by side is kept side by side: one product then serves both.
     """
@@ -96,12 +96,15 @@ class Gates(NamedTuple):
         parts = [None if x is None else x.split(N) for x in self]
         return [Gates(*(x and x[i] for x in parts)) for i in range(len(parts[0]))]
 
-    def chunks(self) -> list[list[Gates]]:
-        """Hand the chunks out: for each of them one entry for each layer that has its own gates."""
-        count = self.step.shape[2]
-        layers = [
-            [[None] * count if x is None else x[layer].unbind(1) for x in self] for layer in range(len(self.step))
-        ]
+    def chunks(self, m: int = 1) -> list[list[Gates]]:
+        """Hand the chunks out, m joined: for each batch one entry for each layer that has its own gates; views."""
+        count, N = self.step.shape[1:3]
+        count = -(-count // m)
+
+        def apart(x: Tensor | None) -> tuple[Tensor | None, ...]:
+            return (None,) * count if x is None else x.unbind(0) if m == 1 else x.flatten(0, 1).split(m * N)
+
+        layers = [[apart(None if x is None else x[layer]) for x in self] for layer in range(len(self.step))]
         return [[Gates(*(x[i] for x in fields)) for fields in layers] for i in range(count)]
 
 
@@ -109,8 +112,8 @@ def slice_gates(step: Tensor, table: Tensor, read: str, online: bool) -> Gates:
     """Name the parts of a table. All are views: what grows in the gates of gradients grows in the table's gradient.
 
     Args:
-        step: (L or 1, N, chunks, c), 2θ.
-        table: (L or 1, N, chunks, c+2, c+2), from `fill_table`.
+        step: (L or 1, chunks, N, c), 2θ.
+        table: (L or 1, chunks, N, c+2, c+2), from `fill_table`.
         read: "after" or "before" the write.
         online: whether the rows one token earlier are wanted as well.
 
@@ -133,7 +136,7 @@ def multiply_gates(
     """Multiply the gates of a run of chunks up, all chunks at once.
 
     Args:
-        alpha: (L or 1, N, chunks, c) forget gates.
+        alpha: (L or 1, chunks, N, c) forget gates.
         eta: momentum gates, same shape.
         theta: step sizes, same shape.
         read: "after" or "before" the write.

@@ -53,11 +53,9 @@ def batch_size(run: Run, N: int, count: int, c: int) -> int:
 def _batches(span: Span, tensors: list[Tensor], m: int) -> list[Batch]:
     """Cut a span into batches of m chunks."""
     qkv, twice, N = [join_chunks(x[:, span.here], m) for x in tensors[:3]], Twice(), tensors[0].shape[0]
-    layers = range(len(span.gates.step))
-    fields = [[None if x is None else join_chunks(x[layer], m) for x in span.gates] for layer in layers]
     out = []
-    for i, x in enumerate(zip(*qkv, strict=True)):
-        both = Chunk(*x, [Gates(*(y and y[i] for y in of_layer)) for of_layer in fields], twice)
+    for i, (*x, gates) in enumerate(zip(*qkv, span.gates.chunks(m), strict=True)):
+        both = Chunk(*x, gates, twice)
         each = [both] if m == 1 else both.split(N)
         out.append(Batch(slice(i * m, i * m + len(each)), both, each))
     return out

@@ -52,9 +52,7 @@ def batches(run: Run, span: Span, tensors: list[Tensor], m: int) -> Iterator[Bat
     chunks = range(span.here.start, span.here.stop)
     here = (slice(i, min(i + m, len(chunks))) for i in range(0, len(chunks), m))
     qkv = [join_chunks(x[:, span.here], m) for x in tensors[:3]]
-    fields = [[None] * len(qkv[0]) if x is None else join_chunks(x[0], m) for x in span.gates]
-    for place, q, k, v, *g in zip(here, *qkv, *fields, strict=True):
-        g = Gates(*g)
+    for place, q, k, v, (g,) in zip(here, *qkv, span.gates.chunks(m), strict=True):
         yield Batch(place, q, k, v, g, online_inverse(k, g.step, g.G_before) if run.online else None)
 
 

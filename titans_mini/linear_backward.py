@@ -77,7 +77,8 @@ def backward(
                 put(out[:, here], x)
             for out, x in zip(named, d, strict=True):
                 if x is not None:
-                    put(out[0, :, b.here], x, add=True)  # the table's parts overlap
+                    place = out[0, b.here]
+                    place.add_(x.view(place.shape))  # the table's parts overlap
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
     return [*d_qkv, *d_gates, *(x.contiguous() for x in carry.chunk(2, 1)), d_at]

@@ -30,8 +30,8 @@ class Span(NamedTuple):
     """Some thousand tokens of a run, their gates multiplied up together."""
 
     here: slice  # its chunks
-    raw: list[Tensor]  # alpha, eta, theta: (1 or L, N, chunks, c)
-    gates: Gates  # (1 or L, N, chunks, …)
+    raw: list[Tensor]  # alpha, eta, theta: (1 or L, chunks, N, c), so that joined chunks are views
+    gates: Gates  # (1 or L, chunks, N, …)
     table: Tensor  # and the rows of n, where the backward pass asked for them: see `decay`
     n: Tensor | None
 
@@ -41,8 +41,9 @@ class Span(NamedTuple):
         return d_step, d_table, slice_gates(d_step, d_table, run.read, run.online)
 
     def backward(self, d_step: Tensor, d_table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the gradients at alpha, eta and theta."""
-        return *fill_table_backward(*self.raw[:2], self.table, self.n, d_table), d_step.mul_(2)
+        """Find the gradients at alpha, eta and theta, (1 or L, N, chunks, c)."""
+        found = *fill_table_backward(*self.raw[:2], self.table, self.n, d_table), d_step.mul_(2)
+        return tuple(x.transpose(1, 2) for x in found)
 
 
 def spans(run: Run, tensors: list[Tensor], batch: int, backwards: bool = False) -> Iterator[Span]:
@@ -64,7 +65,7 @@ def spans(run: Run, tensors: list[Tensor], batch: int, backwards: bool = False) 
     starts = range(0, count, span)
     for start in reversed(starts) if backwards else starts:
         here = slice(start, min(start + span, count))
-        raw = [x[:, :, here] for x in tensors[3:]]
+        raw = [x[:, :, here].transpose(1, 2) for x in tensors[3:]]
         yield Span(here, raw, *multiply_gates(*raw, run.read, run.online, keep_n=backwards))
 
 
@@ -84,11 +85,11 @@ def places(x: Tensor, m: int) -> tuple[Tensor, ...]:
     return x.unbind(1) if m == 1 else x.split(m, 1)
 
 
-def put(place: Tensor, x: Tensor, add: bool = False) -> None:
-    """Write joined chunks (m·N, …) to their place, or add them to what is there.
+def put(place: Tensor, x: Tensor) -> None:
+    """Write joined chunks (m·N, …) to their place.
 
     Built in: notebooks/06 · Paper: –
     """
     if place.dim() > x.dim():
         x = x.unflatten(0, (place.shape[1], place.shape[0])).transpose(0, 1)
-    place.add_(x) if add else place.copy_(x)
+    place.copy_(x)
