@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -119,9 +118,9 @@ def test_freed_memory_stays_at_hand():
     """40 MiB in pieces of 1 MiB, freed and taken again: from the system page by page, or from what was kept.
 
     That is `chunked.keep_freed_memory`, and loading the library is enough. PyTorch for CUDA frees a large block itself
-    when it is loaded (seen with 2.13, on CPython 3.12), and there nothing shows; nor where every page is a huge one.
+    when it is loaded (seen with 2.13, on CPython 3.12), and there nothing shows.
     The second time counts: the first is new in any case, and by the third a small block may lie on top of the heap,
-    now and then, and hold all below it (10,238 pages the second time in 72 runs of 72, 256 the third in 20).
+    now and then, and hold all below it (over 10,000 pages the second time in 72 runs of 72, 256 the third in 20).
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("MALLOC_", "LD_PRELOAD"))}
     command = [sys.executable, "-c", FREED]
@@ -130,5 +129,4 @@ def test_freed_memory_stays_at_hand():
         for word in ("keep", "give back")
     ]
     assert faults[0] < 1000
-    huge = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    assert faults[1] > 5000 or torch.version.cuda or (huge.exists() and "[always]" in huge.read_text())
+    assert faults[1] > 5000 or torch.version.cuda

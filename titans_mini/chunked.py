@@ -77,6 +77,10 @@ def chunked(
     position = 0 if online else state.position
     group = group_size or max(1, 64 // chunk_size)
     B, H, T, _ = v.shape
+    if not B * H:  # nobody to remember for; every input stays in the graph
+        ended = 0 if online else (position + T) % chunk_size
+        y = q + k + v + (alpha + eta + theta).sum(-1, keepdim=True)
+        return y, MemoryState(weights=state.weights, momentum=state.momentum, anchor=state.anchor, position=ended)
     flat = [x.flatten(0, 1) for x in (q, k, v)]  # (N, T, D): batch and heads are one axis inside
     gates = torch.broadcast_tensors(alpha, eta, theta)  # one of them per layer makes all of them so
     flat += [x.flatten(0, 1).movedim(-1, 0) for x in gates]  # (1 or L, N, T)

@@ -97,7 +97,7 @@ class Gates(NamedTuple):
         return [Gates(*(x and x[i] for x in parts)) for i in range(len(parts[0]))]
 
     def chunks(self, m: int = 1) -> list[list[Gates]]:
-        """Hand the chunks out, m joined: for each batch one entry for each layer that has its own gates; views."""
+        """Hand the chunks out, m joined: for each batch one entry for each layer that has its own gates."""
         count, N = self.step.shape[1:3]
         count = -(-count // m)
 

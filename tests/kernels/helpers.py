@@ -1,13 +1,11 @@
 """What the tests of all kernels share: where they run, guarded memory, outcomes, and how far two outcomes are apart.
 
-Kernels run on a GPU where there is one, else by Triton's interpreter, which has to be told before triton is loaded.
+Kernels run on a GPU where there is one, else by the interpreter: tests/conftest.py asks Triton for it in time.
 """
 
 import contextlib
 import importlib
 import importlib.util
-import os
-import sys
 from unittest import mock
 
 import pytest
@@ -19,8 +17,6 @@ from titans_mini.backends import kernels
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
-if not GPU and "triton" not in sys.modules:
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 FLOAT32 = 1e-5  # relative RMS against float64
 HALF = {"y": 0.005, "end": 0.005, "qkv": 0.008, "gates": 0.02}
 GUARD = 256  # numbers before and behind every tensor, so that nothing loses its alignment
