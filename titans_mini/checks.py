@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from titans_mini.precision import autocasts
 from titans_mini.state import NeuralMemoryState
 
 
@@ -27,7 +28,7 @@ def check_sequence(layer: nn.Module, x: Tensor, state: NeuralMemoryState | None)
     if x.dim() != 3 or x.shape[-1] != layer.dim:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (B, T, {layer.dim}): the batch axis first?")
     weight = layer.to_qkv.weight
-    cast = x.device == weight.device and torch.is_autocast_enabled(x.device.type)  # then any floating type will do
+    cast = x.device == weight.device and autocasts(x.device)  # then any floating type will do
     if x.device != weight.device or (x.dtype != weight.dtype and not cast):
         raise TypeError(
             f"x: got {x.dtype} on {x.device}, expected {weight.dtype} on {weight.device} as the layer: "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from titans_mini import deep, linear, linear_backward
 from titans_mini.network import MemoryNet
+from titans_mini.precision import no_autocast
 from titans_mini.spans import Run
 from titans_mini.stack import Matrices
 from titans_mini.state import MemoryState
@@ -120,13 +121,17 @@ def _run(run: Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices
     everything = [*tensors, *M, *S, *at, *run.net.parameters()]
     if not (torch.is_grad_enabled() and any(x.requires_grad for x in everything)):
         return _engine(run, tensors[0].shape[2]).forward(run, tensors, M, S, at)
-    y, *ends = _Chunks.apply(run, *everything)
+    y, *ends = _Chunks.apply(run, _Kept(), *everything)
     return y, ends[: run.net.depth], ends[run.net.depth :]
 
 
 def _engine(run: Run, size: int) -> ModuleType:
     """Choose how chunks of a size are run: those of a matrix in batches, where they are short or the rule is exact."""
     return linear if run.net.is_matrix and (run.online or size < linear.SHORT) else deep
+
+
+class _Kept(list):
+    """What `forward` keeps for `backward`: of a plain list torch.func would pass on a copy."""
 
 
 class _Chunks(torch.autograd.Function):
@@ -136,14 +141,18 @@ class _Chunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, run: Run, *everything: Tensor) -> tuple[Tensor, ...]:
-        L, kept = run.net.depth, []
-        tensors, M, S, at = list(everything[:6]), *(list(everything[6 + i * L : 6 + (i + 1) * L]) for i in range(3))
+    def forward(run: Run, kept: _Kept, *everything: Tensor) -> tuple[Tensor, ...]:
+        L, tensors = run.net.depth, list(everything[:6])
+        M, S, at = (list(everything[6 + i * L : 6 + (i + 1) * L]) for i in range(3))
         y, M, S = _engine(run, tensors[0].shape[2]).forward(run, tensors, M, S, at, kept)
-        ctx.run, ctx.inputs = run, len(everything)
+        return y, *M, *S
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:  # apart from `forward` for torch.func.grad
+        ctx.run, kept, *everything = inputs
+        ctx.inputs = len(everything)
         # all by way of save_for_backward: it is freed after use, and hooks see it (offloading, checkpointing)
         ctx.save_for_backward(*everything, *kept)
-        return y, *M, *S
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
@@ -151,20 +160,24 @@ class _Chunks(torch.autograd.Function):
         L, everything, kept = ctx.run.net.depth, saved[: ctx.inputs], list(saved[ctx.inputs :])
         run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[6 + 3 * L :]))
         at = list(everything[6 + 2 * L : 6 + 3 * L])
-        with torch.no_grad(), torch.autocast(dy.device.type, enabled=False):
+        with torch.no_grad(), no_autocast(dy.device):
             backward = linear_backward if _engine(run, everything[0].shape[2]) is linear else deep
             grads = backward.backward(run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
         if torch.is_grad_enabled():  # create_graph=True
             grads = _FirstOrder.apply(len(grads), *grads, dy, *ends, *everything)
-        return None, *grads
+        return None, None, *grads
 
 
 class _FirstOrder(torch.autograd.Function):
     """Gradients that refuse to be differentiated, by whatever path: without it some paths would say 0, or nothing."""
 
     @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        pass
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> None:

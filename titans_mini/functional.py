@@ -8,13 +8,16 @@ from torch import Tensor
 from titans_mini import ranges
 from titans_mini.backends import BACKENDS, choose
 from titans_mini.channelwise import channelwise
+from titans_mini.compiling import not_compiled
 from titans_mini.network import MemoryNet
+from titans_mini.precision import no_autocast
 from titans_mini.recurrence import recurrence
 from titans_mini.state import MemoryState
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
+@not_compiled
 def neural_memory(
     q: Tensor,
     k: Tensor,
@@ -82,8 +85,8 @@ def neural_memory(
     if alpha.dim() == 5 and run is not recurrence:
         run, takes_half = channelwise, False
     grouping = () if run is recurrence else (group_size,)
-    # inference mode off: the memory differentiates while it reads. autocast off: bfloat16 rounds small writes away
-    with torch.inference_mode(False), torch.set_grad_enabled(outer), torch.autocast(v.device.type, enabled=False):
+    # inference mode off: the memory differentiates while it reads
+    with torch.inference_mode(False), torch.set_grad_enabled(outer), no_autocast(v.device):
         inputs = [_ordinary(x if takes_half else x.to(dtype)) for x in (q, k, v)]
         inputs += [_ordinary(x.to(dtype)) for x in gates]
         y, state = run(*inputs, state.map(_ordinary), net, chunk_size, anchor, read, *grouping)

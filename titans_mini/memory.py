@@ -10,6 +10,7 @@ from titans_mini.checks import check_sequence
 from titans_mini.functional import _check_options, neural_memory
 from titans_mini.gates import half_life_bias, log_spaced_half_lives
 from titans_mini.network import MemoryNet
+from titans_mini.precision import no_autocast
 from titans_mini.state import NeuralMemoryState
 
 
@@ -20,9 +21,8 @@ class NeuralMemory(nn.Module):
     per token, head and layer. Then the memory, a norm per head, a gate and the output projection.
 
     The forget gates start at half-lives spread over the heads on a log scale: one rate for all either forgets within
-    a paragraph or learns slowly. θ is capped, because all gradients of a chunk are taken at its start: C equal keys
-    move the memory C times. The default cap 1/C and start (1−η)/(2C) keep the sum of a chunk's steps along one key
-    within what the square loss allows (notebook 03).
+    a paragraph or learns slowly. θ is capped: all gradients of a chunk are taken at its start, so C equal keys move the
+    memory C times. The cap 1/C and the start (1−η)/(2C) keep that within what the square loss allows (notebook 03).
 
     Args:
         dim: size of inputs and outputs.
@@ -277,7 +277,7 @@ class NeuralMemory(nn.Module):
 
     def ask(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""
-        with torch.autocast(q.device.type, enabled=False):
+        with no_autocast(q.device):
             return self.net(weights, q.to(weights[0].dtype))
 
     def output_gate(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.blocks import Block
+from titans_mini.compiling import not_compiled
 from titans_mini.config import TitansConfig
 from titans_mini.mixers import BlockState
 from titans_mini.sampling import choose
@@ -137,15 +138,15 @@ class TitansLM(nn.Module):
         Built in: notebooks/07 · Paper: section 4
         """
         self._check(tokens, state, padding_mask)
-        if state is None:
-            state = self.init_state(tokens.shape[0])
         if tokens.shape[1] == 0:
-            return self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size), state
+            nothing = self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size)
+            return nothing, state or self.init_state(tokens.shape[0])
+        before, position = (state.blocks, state.position) if state else ([None] * len(self.blocks), 0)
         x, blocks = self.embedding(tokens), []
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
+        for block, block_state in zip(self.blocks, before, strict=True):
             x, block_state = block(x, block_state)
             blocks.append(block_state)
-        return self.head(self.norm(x)), TitansState(tuple(blocks), state.position + tokens.shape[1])
+        return self.head(self.norm(x)), TitansState(tuple(blocks), position + tokens.shape[1])
 
     def loss(self, tokens: Tensor, state: TitansState | None = None) -> tuple[Tensor, TitansState]:
         """Predict each token from those before it.
@@ -234,6 +235,7 @@ class TitansLM(nn.Module):
 
         return load(name, lambda config: cls(TitansConfig(**config)), **options)
 
+    @not_compiled
     def _check(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> None:
         """Refuse an input or a state that does not fit this model."""
         if not torch.is_tensor(tokens) or tokens.is_floating_point() or tokens.dtype == torch.bool:
@@ -256,10 +258,16 @@ class TitansLM(nn.Module):
         if not isinstance(state, TitansState):
             raise TypeError(f"state: got {type(state).__name__}, expected the TitansState this model returned")
         if self._reference is None:
-            with torch.no_grad():
-                self._reference = _shapes(self.init_state(1), 1)
+            self._reference = _reference(self.config)
         if _shapes(state, tokens.shape[0]) != self._reference:
             raise ValueError("state: got one of another model or batch, expected the one this model returned for it")
+
+
+def _reference(config: TitansConfig) -> list[tuple[str, tuple[int, ...], bool]]:
+    """What the states of a model look like, from its shape alone: where FSDP has it in pieces, none can be made."""
+    with torch.device("meta"), torch.no_grad():
+        start = Block(config).mixer.init_state(1)
+    return _shapes(TitansState((start,) * config.layers), 1)
 
 
 def _shapes(state: TitansState, batch: int) -> list[tuple[str, tuple[int, ...], bool]]:

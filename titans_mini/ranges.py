@@ -35,10 +35,13 @@ def check(gates: dict[str, Tensor]) -> None:
 
     Raises:
         ValueError: the first gate found wrong.
+        RuntimeError: nobody may look at their numbers, as under torch.vmap.
     """
     device = next(iter(gates.values())).device
+    if device.type == "meta":  # shapes without numbers
+        return
     if device.type != "cuda":
-        judge(tuple(gates), ends(gates).tolist())
+        judge(tuple(gates), _numbers(gates))
     elif not torch.cuda.is_current_stream_capturing():
         settle(device)
         _send(device, gates)
@@ -47,6 +50,17 @@ def check(gates: dict[str, Tensor]) -> None:
 def ends(gates: dict[str, Tensor]) -> Tensor:
     """Find the least and the greatest of each gate: (2 · gates,); NaN passes through both."""
     return torch.stack([x for gate in gates.values() for x in torch.aminmax(gate.detach())])
+
+
+def _numbers(gates: dict[str, Tensor]) -> list[float]:
+    """Look at the ends of gates on a CPU."""
+    try:
+        return ends(gates).tolist()
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"{', '.join(gates)}: got tensors whose numbers cannot be looked at, expected ordinary ones: torch.vmap or a "
+            "tracer? Sequences that vmap would go through belong in the batch axis B"
+        ) from error
 
 
 def judge(names: tuple[str, ...], found: list[float], earlier: str = "") -> None:
