@@ -58,8 +58,8 @@ def _numbers(gates: dict[str, Tensor]) -> list[float]:
         return ends(gates).tolist()
     except RuntimeError as error:
         raise RuntimeError(
-            f"{', '.join(gates)}: got tensors whose numbers cannot be looked at, expected ordinary ones: torch.vmap or a "
-            "tracer? Sequences that vmap would go through belong in the batch axis B"
+            f"{', '.join(gates)}: got tensors whose numbers cannot be looked at, expected ordinary ones: torch.vmap or "
+            "a tracer? Sequences that vmap would go through belong in the batch axis B"
         ) from error
 
 
