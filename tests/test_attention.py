@@ -1,6 +1,8 @@
 """Attention: masks, windows, segments, what is kept, and positions."""
 
 import itertools
+import re
+import sys
 
 import pytest
 import torch
@@ -177,6 +179,13 @@ def test_flex_equals_sdpa(options, monkeypatch):
 
 def test_flex_says_where_it_runs():
     with pytest.raises(RuntimeError, match="got 'flex' on cpu, expected a CUDA device"):
+        layer(implementation="flex")(inputs())
+
+
+def test_flex_says_that_pytorch_is_too_old(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.flex_attention", None)  # as before 2.5: nothing to import
+    monkeypatch.delattr("torch.nn.attention.flex_attention", raising=False)
+    with pytest.raises(RuntimeError, match=f"got 'flex' with torch {re.escape(torch.__version__)}, expected 2.5"):
         layer(implementation="flex")(inputs())
     with pytest.raises(ValueError, match="implementation='flash'"):
         layer(implementation="flash")

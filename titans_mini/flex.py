@@ -76,7 +76,7 @@ def check_flex(device: torch.device) -> None:
     Built in: notebooks/07 · Paper: –
     """
     try:
-        import torch.nn.attention.flex_attention  # noqa: F401  torch ≥ 2.5
+        from torch.nn.attention import flex_attention  # noqa: F401
     except ImportError as error:
         raise RuntimeError(
             f"attention: got 'flex' with torch {torch.__version__}, expected 2.5 or newer: 'sdpa' computes the same"

@@ -55,7 +55,7 @@ def ends(gates: dict[str, Tensor]) -> Tensor:
 def _numbers(gates: dict[str, Tensor]) -> list[float]:
     """Look at the ends of gates on a CPU."""
     try:
-        return ends(gates).tolist()
+        return [x.item() for x in ends(gates).cpu()]  # under torch.func.grad `tolist` came later than `item`
     except RuntimeError as error:
         raise RuntimeError(
             f"{', '.join(gates)}: got tensors whose numbers cannot be looked at, expected ordinary ones: torch.vmap or "
