@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from titans_mini import standin
+from titans_mini import standin, tritons
 
 
 def find(allow_triton: bool = True) -> SimpleNamespace:
@@ -47,6 +47,8 @@ def _missing() -> str | None:
         return "triton is not installed: it comes to Linux, by pip install triton"
     if os.environ.get("TRITON_INTERPRET") != "1":
         return "TRITON_INTERPRET is not 1"
+    if reason := tritons.unfit(interpreted=True):
+        return reason
     import triton
     from triton.runtime.interpreter import InterpretedFunction
 

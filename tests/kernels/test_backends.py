@@ -1,5 +1,6 @@
 """Which route is taken, what is said where the kernels cannot run, and that nothing loads triton unasked."""
 
+import re
 import subprocess
 import sys
 import types
@@ -10,7 +11,7 @@ import torch
 
 from tests.helpers import inputs, matrix, network
 from tests.kernels.helpers import kernels, loaded, needs_triton
-from titans_mini import backends, neural_memory
+from titans_mini import backends, neural_memory, tritons
 from titans_mini.chunked import chunked
 
 ROOT = backends.CHECKOUT.parent
@@ -62,6 +63,45 @@ def test_auto_without_triton_runs_and_says_what_is_missing(gpu, monkeypatch):
         assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
     with pytest.raises(RuntimeError, match="got 'triton', expected .*: triton is not installed"):
         backends.choose("triton", matrix(64), stand_in(), 64, "chunk")
+
+
+@needs_triton
+def test_auto_leaves_them_out_where_triton_is_too_old(gpu, monkeypatch):
+    """PyTorch 2.6 brings Triton 3.2."""
+    gpu(9, 0)
+    monkeypatch.setattr("titans_mini.tritons.version", lambda: (3, 2))
+    with pytest.warns(UserWarning, match=r"Triton 3\.2 is installed, and the kernels need 3\.3 or newer"):
+        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
+    for newer in ((3, 3), (4, 0), None):
+        monkeypatch.setattr("titans_mini.tritons.version", lambda newer=newer: newer)
+        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is kernels().run
+
+
+@pytest.mark.parametrize(
+    ("version", "numpy", "reason"),
+    [
+        ((3, 1), "2.0.2", r"Triton 3\.1 is installed, and the kernels need 3\.2 or newer"),
+        ((3, 2), "2.3.5", None),
+        ((3, 6), "2.3.5", None),
+        ((3, 6), "2.4.0rc1", r"the interpreter of Triton 3\.6 does not run with NumPy 2\.4\.0rc1, but with numpy<2\.4"),
+        ((3, 7), "2.4.6", None),
+        ((3, 10), "3.0", None),
+        (None, "2.4.6", None),
+    ],
+)
+def test_which_interpreters_run_the_kernels(monkeypatch, version, numpy, reason):
+    """So it was with 3.1 to 3.7, each with the tests of the kernels."""
+    monkeypatch.setattr(tritons, "version", lambda: version)
+    monkeypatch.setattr(tritons.np, "__version__", numpy)
+    said = tritons.unfit(interpreted=True)
+    assert said is None if reason is None else re.match(reason, said)
+
+
+@needs_triton
+def test_the_version_of_triton_is_found_without_loading_it():
+    import triton
+
+    assert tritons.version() == tritons.numbers(triton.__version__)
 
 
 @needs_triton
