@@ -22,8 +22,6 @@ def unfit(interpreted: bool) -> str | None:
 
     Returns:
         One sentence: what is there, and what would help.
-
-    Built in: notebooks/10 · Paper: –
     """
     found = version()
     if found is None:
@@ -39,10 +37,7 @@ def unfit(interpreted: bool) -> str | None:
 
 @cache
 def version() -> tuple[int, int] | None:
-    """Look up the version of Triton that is installed; None where that is not written down.
-
-    Built in: notebooks/10 · Paper: –
-    """
+    """Look up the version of Triton that is installed; None where that is not written down."""
     for name in ("triton", "pytorch-triton"):  # the latter in PyTorch's nightly builds
         try:
             return numbers(importlib.metadata.version(name))
