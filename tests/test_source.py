@@ -16,10 +16,12 @@ PACKAGE = ROOT / "titans_mini"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # imports point left
 ORDER = ["gates", "state", "derivatives", "network", "recurrence", "decay", "stack", "chunk"]
-ORDER += ["chunk_backward", "spans", "deep", "linear", "linear_backward", "chunked", "channelwise"]
-ORDER += ["backends", "ranges", "functional", "checks", "memory", "masks", "flex", "attention", "config"]
+ORDER += ["chunk_backward", "spans", "deep", "linear", "linear_backward", "precision", "chunked"]
+ORDER += ["channelwise", "tritons", "backends", "ranges", "uncompiled", "compiling", "functional", "checks"]
+ORDER += ["memory", "masks", "flex", "attention", "config"]
 ORDER += ["baselines", "mixers", "context", "blocks", "sampling", "hub", "model", "presets", "trace"]
 PLUMBING = ("state", "ranges", "checks", "config", "hub", "presets", "trace")
+PLUMBING += ("precision", "tritons", "uncompiled", "compiling")
 MATHEMATICAL = [name for name in ORDER if name not in PLUMBING]
 MAX_LINES = 300
 LAST_EQUATION = 35  # the paper's equations run from 1 to 35
