@@ -10,22 +10,13 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from titans_mini import MemoryNet, NeuralMemory, TitansConfig, TitansLM, neural_memory
+from tests.test_model import model, text
+from titans_mini import MemoryNet, NeuralMemory, neural_memory
 from titans_mini.config import VARIANTS
 
 ROOT = Path(__file__).parent.parent
 MATRIX = {"depth": 1, "residual": False, "norm": False}
 KINDS = [{}, {"chunk_size": 64}, MATRIX, MATRIX | {"anchor": "token"}]
-
-
-def model(variant, **options):
-    sizes = {"dim": 16, "window": 8, "segment": 16, "chunk_size": 4, "vocab_size": 50}
-    torch.manual_seed(0)
-    return TitansLM(TitansConfig.preset(f"{variant}-tiny", **(sizes | options))).double()
-
-
-def text(B=2, T=45):
-    return torch.randint(0, 50, (B, T), generator=torch.Generator().manual_seed(1))
 
 
 def layer_and_input(**options):
@@ -128,8 +119,6 @@ def _work(rank, folder):
         dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="PyTorch without torch.distributed")
-@pytest.mark.filterwarnings("ignore")
 def test_in_two_processes_whole_and_in_pieces(tmp_path):
     """DDP, and FSDP's fully_shard: a block's weights are together while the block runs, and at no other time."""
     torch.multiprocessing.spawn(_work, (str(tmp_path),), nprocs=2)

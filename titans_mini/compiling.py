@@ -14,8 +14,8 @@ P, R = ParamSpec("P"), TypeVar("R")
 def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Let torch.compile go around a function: the graph ends before it and begins anew after it.
 
-    The compiler would unroll the loop over chunks, and would follow the backward pass, which is written by hand and
-    works in place. Four chunks took it two minutes. Checks that look at numbers would end the graph too, and be logged.
+    The compiler would unroll the loop over chunks, and fails in writes that go in place. Checks that look at numbers
+    would end the graph too, and be logged.
 
     Args:
         function: runs as it is, compiled or not.

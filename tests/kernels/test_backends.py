@@ -90,7 +90,7 @@ def test_auto_leaves_them_out_where_triton_is_too_old(gpu, monkeypatch):
     ],
 )
 def test_which_interpreters_run_the_kernels(monkeypatch, version, numpy, reason):
-    """So it was with 3.1 to 3.7, each with the tests of the kernels."""
+    """So it was with 3.1 to 3.7, each with tests of the kernels; newer and unknown ones are trusted."""
     monkeypatch.setattr(tritons, "version", lambda: version)
     monkeypatch.setattr(tritons.np, "__version__", numpy)
     said = tritons.unfit(interpreted=True)
