@@ -57,10 +57,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
         """(B, T, dim) → (B, T, dim) and the state after the last token; without a state a text begins.
 
-        Its first state is made here: only now has FSDP put the weights together that it is made from.
+        The mixer makes the first state itself: only now has FSDP put the weights together that it is made from.
         """
-        if state is None:
-            state = self.mixer.init_state(x.shape[0])
         y, state = self.mixer(self.norm(x), state)
         x = x + y
         return x + self.mlp(self.mlp_norm(x)), state

@@ -44,12 +44,13 @@ class MemoryAsContext(Mixer):
             memory, attention, None, memory.memory.weights, queries, attention.k[:, :, :0], attention.v[:, :, :0]
         )
 
-    def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """Go through the segments one after the other: each needs the memory of the one before.
 
         Only that is done in turn. What depends on x alone is made ready for all segments, what depends on y is ended
         for all of them.
         """
+        state = state or self.init_state(x.shape[0])
         position, T = state.attention.position, x.shape[1]
         lengths = segment_lengths(T, position, self.c.segment)
         self._whole_segments(lengths, position)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.checks import check_sequence
+from titans_mini.convolution import short_convolution
 from titans_mini.functional import _check_options, neural_memory
 from titans_mini.gates import half_life_bias, log_spaced_half_lives
 from titans_mini.network import MemoryNet
@@ -201,12 +202,10 @@ class NeuralMemory(nn.Module):
 
         Built in: notebooks/05 · Paper: eq. 11, 15, section 4.4
         """
-        wide = self.to_qkv(x).mT  # (B, 3·H·D, T)
-        padded = torch.cat([conv.to(wide.dtype), wide], -1)
-        mixed = F.silu(self.conv(padded)).mT  # (B, T, 3·H·D): causal, only the past was put in front
-        q, k, v = mixed.unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
-        q, k = (F.normalize(z, dim=-1, eps=1e-6).to(v.dtype) for z in (q, k))  # autocast norms in float32
-        return q, k, v, padded[..., padded.shape[-1] - (self.conv_size - 1) :]
+        mixed, conv = self._mix(self.to_qkv(x), conv, self.conv.weight)
+        qk, v = mixed.unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).split((2, 1))
+        q, k = F.normalize(qk, dim=-1, eps=1e-6).to(v.dtype)  # autocast norms in float32
+        return q, k, v[0], conv
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
         """Read a sequence, learning on the way.
@@ -269,11 +268,14 @@ class NeuralMemory(nn.Module):
     def queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
         """Project to queries alone: (B, T, dim) to (B, H, T, D), and the convolution's next state; see `recall`."""
         inner = self.heads * self.head_dim
-        wide = F.linear(x, self.to_qkv.weight[:inner]).mT  # (B, H·D, T)
-        padded = torch.cat([conv.to(wide.dtype), wide], -1)
-        mixed = F.silu(F.conv1d(padded, self.conv.weight[:inner], groups=inner)).mT
-        q = F.normalize(mixed.unflatten(-1, (self.heads, -1)).transpose(1, 2), dim=-1, eps=1e-6)
-        return q, padded[..., padded.shape[-1] - (self.conv_size - 1) :]
+        mixed, conv = self._mix(F.linear(x, self.to_qkv.weight[:inner]), conv, self.conv.weight[:inner])
+        return F.normalize(mixed.unflatten(-1, (self.heads, -1)).transpose(1, 2), dim=-1, eps=1e-6), conv
+
+    @staticmethod
+    def _mix(x: Tensor, conv: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Convolve (B, T, C) behind what came before (B, C, J − 1), then σ. Returns what comes next likewise."""
+        padded = torch.cat([conv.mT.to(x.dtype), x], 1)  # causal: only the past is put in front
+        return F.silu(short_convolution(padded, weight)), padded[:, x.shape[1] :].mT
 
     def ask(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""

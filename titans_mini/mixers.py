@@ -161,6 +161,26 @@ class Mixer(nn.Module):
         y, state = self.memory(self.persistent, self.memory.init_state(1))  # the same for every sequence
         return state.map(lambda x: x.expand(batch, *x.shape[1:])), y.expand(batch, -1, -1)
 
+    def remember(
+        self, x: Tensor, state: NeuralMemoryState | None
+    ) -> tuple[Tensor | None, Tensor, NeuralMemoryState]:
+        """Let the memory read, at the start of a text [p₁ … p_N ‖ x] in one run: two would begin a chunk twice.
+
+        Args:
+            x: (B, T, dim).
+            state: where to go on from; default the start of a text.
+
+        Returns:
+            Its answers to the persistent tokens where it read them, (B, P, dim); those to x; and its state.
+
+        Built in: notebooks/08 · Paper: eq. 28–30
+        """
+        if state is not None or self.persistent is None:
+            return None, *self.memory(x, state)
+        front = self.persistent.expand(len(x), -1, -1)
+        y, state = self.memory(torch.cat([front, x], 1))
+        return *y.split((front.shape[1], x.shape[1]), 1), state
+
 
 class MemoryAlone(Mixer):
     """LMM, and the delta rules: the memory and nothing else.
@@ -177,9 +197,9 @@ class MemoryAlone(Mixer):
         """Start with the persistent tokens read."""
         return BlockState(memory=self.read_prefix(batch)[0])
 
-    def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """Read and write."""
-        y, memory = self.memory(x, state.memory)
+        _, y, memory = self.remember(x, state and state.memory)
         return y, BlockState(memory=memory)
 
 
@@ -199,9 +219,9 @@ class AttentionAlone(Mixer):
         """Start with nothing seen."""
         return BlockState(attention=self.attention.init_state(batch))
 
-    def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """Attend."""
-        y, attention = self.attention(x, state.attention, self.persistent)
+        y, attention = self.attention(x, state and state.attention, self.persistent)
         return y, BlockState(attention=attention)
 
 
@@ -222,10 +242,10 @@ class MemoryAsGate(Mixer):
         """Start with the persistent tokens read by the memory."""
         return BlockState(memory=self.read_prefix(batch)[0], attention=self.attention.init_state(batch))
 
-    def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """Run both branches on the same input."""
-        y, attention = self.attention(x, state.attention, self.persistent)
-        m, memory = self.memory(x, state.memory)
+        y, attention = self.attention(x, state and state.attention, self.persistent)
+        _, m, memory = self.remember(x, state and state.memory)
         return self.gate(y, m), BlockState(memory=memory, attention=attention)
 
 
@@ -245,15 +265,17 @@ class MemoryAsLayer(Mixer):
     def init_state(self, batch: int) -> BlockState:
         """Start with the persistent tokens read; the memory's answers to them are the attention's prefix."""
         memory, y = self.read_prefix(batch)
-        if y is not None:
-            y = self.between(self.persistent + y if self.c.mal_residual else y)
-        return BlockState(memory=memory, attention=self.attention.init_state(batch), prefix=y)
+        return BlockState(memory=memory, attention=self.attention.init_state(batch), prefix=self._front(y))
 
-    def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+    def _front(self, y: Tensor | None) -> Tensor | None:
+        """Turn the memory's answers to the persistent tokens into what attention sees of them."""
+        return None if y is None else self.between(self.persistent + y if self.c.mal_residual else y)
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """Remember, then attend."""
-        y, memory = self.memory(x, state.memory)
+        prefix, y, memory = self.remember(x, state and state.memory)
+        prefix = state.prefix if state else self._front(prefix)
         y = x + y if self.c.mal_residual else y
-        o, attention = self.attention(self.between(y), state.attention, state.prefix)
-        return (y - x) + o if self.c.mal_residual else o, BlockState(
-            memory=memory, attention=attention, prefix=state.prefix
-        )
+        o, attention = self.attention(self.between(y), state and state.attention, prefix)
+        state = BlockState(memory=memory, attention=attention, prefix=prefix)
+        return (y - x) + o if self.c.mal_residual else o, state
