@@ -174,8 +174,8 @@ class Attention(nn.Module):
         places = torch.arange(position, position + x.shape[1], device=x.device)
         if self.segment:
             places = places % self.segment
-        q, k, v = self.heads_of(self.to_qkv(x), 3)
-        return *(rotate(z, places + self.offset, self.rope_base) for z in (q, k)), v
+        qk, v = self.heads_of(self.to_qkv(x), 3).split((2, 1))
+        return *rotate(qk, places + self.offset, self.rope_base), v[0]
 
     def attend(
         self,
@@ -210,13 +210,13 @@ class Attention(nn.Module):
             y = self._at_once(q, k, v, state, front, extra)
         return y.transpose(1, 2).flatten(2), self._next(state, k, v)
 
-    def heads_of(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """Split (B, T, parts·dim) into tensors (B, H, T, D)."""
-        return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4).unbind(0)
+    def heads_of(self, x: Tensor, parts: int) -> Tensor:
+        """Split (B, T, parts·dim) into (parts, B, H, T, D)."""
+        return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4)
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
-        return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2)
+        return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
 
     def _at_once(self, q, k, v, state, front, extra) -> Tensor:
         """All new tokens against all that is kept, with one mask."""
@@ -241,19 +241,24 @@ class Attention(nn.Module):
 
     def _in_blocks(self, q, k, v, state, front) -> Tensor:
         """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
-        B, H, T, D = q.shape
-        w, old = self.window, state.k.shape[2]
-        count = -(-T // w)
-        q, k, v = (F.pad(z, (0, 0, 0, count * w - T)) for z in (q, k, v))
-        past = [F.pad(z.to(new), (0, 0, w - old, 0)) for z, new in ((state.k, k), (state.v, v))]
-        k, v = (torch.cat([a, b], 2).unfold(2, 2 * w, w).movedim(-1, 3) for a, b in zip(past, (k, v), strict=True))
+        B, T, w = len(q), q.shape[2], self.window
+        count, old = -(-T // w), state.k.shape[2]
+
+        def cut(z: Tensor, past: Tensor | None = None) -> Tensor:
+            """Cut (B, H, …, D) into blocks, filled up at both ends: (B, blocks, H, w, D)."""
+            z = F.pad(z, (0, 0, 0, count * w - T)) if count * w > T else z
+            z = z if past is None else torch.cat([F.pad(past.to(z), (0, 0, w - old, 0)), z], 2)
+            return z.unflatten(2, (-1, w)).transpose(1, 2)
+
+        keys, values = ([z[:, :-1], z[:, 1:]] for z in (cut(k, state.k), cut(v, state.v)))
         mask = window_mask(w, w, w, q.device).repeat(count, 1, 1)  # (blocks, w, 2w)
         mask[0, :, : w - old] = False  # nothing came before
-        q, k, v = (z.transpose(1, 2).flatten(0, 1) for z in (q.unflatten(2, (count, w)), k, v))  # (B·blocks, H, …, D)
         for a, b in front:
-            a, b = (z.repeat_interleave(count, 0) for z in (a, b))
-            k, v, mask = torch.cat([a, k], 2), torch.cat([b, v], 2), F.pad(mask, (a.shape[2], 0), value=True)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.repeat(B, 1, 1).unsqueeze(1))
+            a, b = (z.unsqueeze(1).expand(-1, count, -1, -1, -1) for z in (a, b))
+            keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[3], 0), value=True)
+        k, v = (torch.cat(z, 3).flatten(0, 1) for z in (keys, values))  # (B·blocks, H, …, D)
+        mask = mask.repeat(B, 1, 1).unsqueeze(1)
+        y = F.scaled_dot_product_attention(cut(q).flatten(0, 1), k, v, attn_mask=mask)
         return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
     def _next(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:

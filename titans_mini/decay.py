@@ -57,7 +57,7 @@ def fill_table_backward(alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_
         alpha: (…, c) forget gates.
         eta: (…, c) momentum gates.
         table: (…, c+2, c+2), from `fill_table` with `keep_n`.
-        n: (…, c+1, c+2), likewise; overwritten.
+        n: (…, c+1, c+2), likewise.
         d_table: (…, c+2, c+2) gradient at the table; overwritten.
 
     Returns:
@@ -65,15 +65,15 @@ def fill_table_backward(alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    *d_G, dn = d_table.unbind(-2)
-    n_rows, keep, carry = n.unbind(-2), (1 - alpha).unsqueeze(-1).unbind(-2), eta.unsqueeze(-1).unbind(-2)
-    dn.add_(d_G[-1])
+    *d_G, d_end = d_table.unbind(-2)
+    d_n = torch.empty_like(n)
+    dn, keep, carry = d_n.unbind(-2), (1 - alpha).unsqueeze(-1).unbind(-2), eta.unsqueeze(-1).unbind(-2)
+    torch.add(d_end, d_G[-1], out=dn[-1])
     for t in range(len(keep), 0, -1):
-        n_rows[t - 1].mul_(dn)
         d_G[t - 1].addcmul_(d_G[t], keep[t - 1])
-        torch.addcmul(d_G[t - 1], dn, carry[t - 1], out=dn)
+        torch.addcmul(d_G[t - 1], dn[t], carry[t - 1], out=dn[t - 1])
     d_alpha = d_table[..., 1:-1, :].mul_(table[..., :-2, :]).sum(-1).neg_()
-    return d_alpha, n[..., :-1, :].sum(-1)
+    return d_alpha, d_n[..., 1:, :].mul_(n[..., :-1, :]).sum(-1)
 
 
 class Gates(NamedTuple):
