@@ -12,7 +12,7 @@ from tests.helpers import difference, matrix, network, start
 from titans_mini import MemoryNet
 from titans_mini.chunk import Chunk, anchored_steps
 from titans_mini.decay import Gates
-from titans_mini.derivatives import ACTIVATIONS, norm_pull, norm_pull_backward
+from titans_mini.derivatives import ACTIVATIONS, Normed, norm_pull, norm_pull_backward
 from titans_mini.stack import Twice
 
 SIGMA = {"gelu": F.gelu, "silu": F.silu, "relu": torch.relu, "tanh": torch.tanh}
@@ -34,17 +34,21 @@ def test_activations_and_their_slopes():
 
 def test_the_norm_pulled_back_twice():
     g = torch.Generator().manual_seed(0)
-    dy, z, u = torch.randn(3, 2, 4, 5, dtype=torch.float64, generator=g)
-    gain = torch.randn(5, dtype=torch.float64, generator=g).requires_grad_()
-    dy, z = dy.requires_grad_(), z.requires_grad_()
-    y = F.layer_norm(z, (5,), gain, torch.zeros_like(gain), 1e-2)
+    v, z, u = torch.randn(3, 2, 4, 5, dtype=torch.float64, generator=g)
+    gain, bias = (x.requires_grad_() for x in torch.randn(2, 5, dtype=torch.float64, generator=g).unbind(0))
+    v, z = v.requires_grad_(), z.requires_grad_()
+    y = F.layer_norm(z, (5,), gain, bias, 1e-2)
+    dy = v - y  # what the loss sends back depends on all of them
     delta, d_gain = torch.autograd.grad(y, (z, gain), dy, create_graph=True)
     found = norm_pull(dy, z, gain, 1e-2, slow=True)
     for got, expected in zip(found, (delta, d_gain, dy.sum((0, 1))), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
-    expected = torch.autograd.grad(delta, (dy, z, gain), u)
-    d_dy, d_z, d_gain = norm_pull_backward(u, dy, z, gain, 1e-2)
-    for got, want in zip((d_dy, d_z, d_gain.sum((0, 1))), expected, strict=True):
+    _, *known = torch.native_layer_norm(z, (5,), None, None, 1e-2)
+    assert torch.equal(norm_pull(dy, z, gain, 1e-2, found=known)[0], found[0])
+    expected = torch.autograd.grad(delta, (v, z, gain, bias), u)
+    with torch.no_grad():
+        found = norm_pull_backward(u, delta, dy, Normed.of(z, dy, gain, 1e-2), gain)
+    for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from titans_mini.decay import Gates
-from titans_mini.derivatives import ACTIVATIONS
+from titans_mini.derivatives import ACTIVATIONS, Normed
 from titans_mini.network import MemoryNet
 from titans_mini.stack import Matrices, Stack, Twice
 
@@ -50,12 +50,13 @@ class Steps(NamedTuple):
     error: Tensor | None  # (N, c, D), v − M(k)
     top: Tensor | None  # −½ ∂ℓ/∂z of the last layer
     delta: list[Tensor]  # the same for all layers; where they share their gates, 2θ is in it already
-    pulled: list[Tensor]  # see MemoryNet.pull_down
     slopes: list[Tensor]  # σ′(z) below the last layer, where the derivative was announced
+    bent: list[Tensor]  # σ″(z) times what σ′ multiplied, likewise
+    norm: list[Tensor]  # what the norm found, a `Normed`, likewise
 
     def factors(self) -> Steps:
         """Drop what only the derivative needs."""
-        return Steps(self.a, self.w, [], None, None, [], [], [])
+        return Steps(self.a, self.w, [], None, None, [], [], [], [])
 
     @classmethod
     def join(cls, k: Tensor, each: list[Steps], keep: bool) -> Steps:
@@ -64,7 +65,7 @@ class Steps(NamedTuple):
             return each[0] if keep else each[0].factors()
         a, w = [s.a[1:] for s in each], [s.w for s in each]
         a, w, z = ([torch.cat(x) for x in zip(*y, strict=True)] for y in (a, w, [s.z for s in each] if keep else []))
-        return cls([k, *a], w, z, None, None, [], [], [])
+        return cls([k, *a], w, z, None, None, [], [], [], [])
 
     def split(self, N: int) -> list[Steps]:
         """Take the writes of joined chunks apart."""
@@ -90,7 +91,7 @@ def anchored_steps(
         c: the chunk.
         at: L tensors (N, in, out), the anchor.
         z: `z` of an earlier run of the same chunk.
-        slopes: whether the derivative follows, which uses each σ′ three times.
+        slopes: whether the derivative follows, which uses each σ′ three times and wants more.
 
     Returns:
         The rank-one factors of all writes.
@@ -103,12 +104,25 @@ def anchored_steps(
         z.append(known[len(z)] if known else torch.bmm(a[-1], W))
         a.append(act.sigma(z[-1]))
     z.append(known[-1] if known else _last(net, c, a[-1], at[-1]))
-    error = c.v - net.finish(z[-1], c.k) if net.norm else z[-1]
-    top, shared = net.last_delta(error, z[-1]), len(c.gates) == 1
+    error, found = _error(net, c, z[-1])
+    top, shared = net.last_delta(error, z[-1], found), len(c.gates) == 1
     slope = [act.slope(x) for x in z[:-1]] if slopes else []
     delta, pulled = net.pull_down(c.gates[0].step * top if shared else top, z, at, slope)
     w = delta if shared else [g.step * d for g, d in zip(c.gates, delta, strict=True)]
-    return Steps(a, w, z, error, top, delta, pulled, slope)
+    if not slopes:
+        return Steps(a, w, z, error, top, delta, [], [], [])
+    bent = [act.bend(x).mul_(p) for x, p in zip(z, pulled, strict=False)]
+    norm = [*Normed.of(z[-1], error, net.norm_weight.to(error.dtype), net.eps)] if net.norm else []
+    return Steps(a, w, z, error, top, delta, slope, bent, norm)
+
+
+def _error(net: MemoryNet, c: Chunk, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Compute v − M(k) from the last layer's output, and what the norm found in it; without one `_last` did that."""
+    if not net.norm:
+        return z, None
+    said, *found = net.normalize(z)
+    error = c.v - said
+    return error.sub_(c.k) if net.residual else error, found
 
 
 def _last(net: MemoryNet, c: Chunk, a: Tensor, W: Tensor) -> Tensor:

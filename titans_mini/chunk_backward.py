@@ -15,7 +15,7 @@ from torch import Tensor
 
 from titans_mini.chunk import Chunk, Steps
 from titans_mini.decay import Gates
-from titans_mini.derivatives import ACTIVATIONS, norm_pull, norm_pull_backward
+from titans_mini.derivatives import ACTIVATIONS, Normed, norm_pull, norm_pull_backward
 from titans_mini.network import MemoryNet
 from titans_mini.stack import Matrices, Stack, rows, twice_backward
 
@@ -172,12 +172,12 @@ def _steps(
             d_delta.baddbmm_(carried, at[layer])
             dW[layer] = torch.bmm(carried.mT, s.delta[layer])
         if layer < net.depth - 1:
-            dz.append(act.bend(s.z[layer]).mul_(s.pulled[layer]).mul_(d_delta))
+            dz.append(s.bent[layer].mul_(d_delta))
             carried = d_delta.mul_(s.slopes[layer])
     if shared:
         out.gates[0].step.add_(rows(d_delta, s.top))
         d_delta = d_delta.mul_(c.gates[0].step)
-    dz_last, dv = _error(net, s.z[-1], s.error, d_delta, out)
+    dz_last, dv = _error(net, s, d_delta, out)
     dz.append(dz_last)
     for layer in range(net.depth - 1, -1, -1):
         up = s.a[layer].mT
@@ -189,13 +189,11 @@ def _steps(
     return (da[0].sub_(dv) if net.residual else da[0]), dv
 
 
-def _error(net: MemoryNet, z: Tensor, error: Tensor, u: Tensor, out: Grads) -> tuple[Tensor, Tensor]:
+def _error(net: MemoryNet, s: Steps, u: Tensor, out: Grads) -> tuple[Tensor, Tensor]:
     """Through the last layer's part of the gradient, from u at `Steps.top`: gradients at its output and at v."""
     if not net.norm:
         return -u, u
-    gain = net.norm_weight.to(z.dtype)
-    dv, dz, dgain = norm_pull_backward(u, error, z, gain, net.eps)
-    through, dgain_y, dbias_y = norm_pull(dv, z, gain, net.eps, slow=True)  # of M(k), with the opposite sign
-    out.gain.add_(dgain.sum((0, 1))).sub_(dgain_y)
-    out.bias.sub_(dbias_y)
-    return dz.sub_(through), dv
+    dv, dz, d_gain, d_bias = norm_pull_backward(u, s.top, s.error, Normed(*s.norm), net.norm_weight.to(u.dtype))
+    out.gain.add_(d_gain)
+    out.bias.add_(d_bias)
+    return dz, dv

@@ -53,8 +53,38 @@ ACTIVATIONS = {
 }
 
 
+class Normed(NamedTuple):
+    """What a layer norm found in z, and what of the error it meets: what both its derivatives use."""
+
+    z: Tensor  # (…, D) its input
+    mean: Tensor  # (…, 1)
+    rstd: Tensor  # (…, 1), r = 1/√(variance + ε)
+    x_hat: Tensor  # (…, D), (z − mean) r
+    d: Tensor  # (…, D), error ∘ gain
+    along: Tensor  # (…, 1), mean of d ∘ x̂
+
+    @classmethod
+    def of(cls, z: Tensor, error: Tensor, gain: Tensor, eps: float) -> Normed:
+        """Look at z and at the error (…, D)."""
+        x_hat, mean, rstd = torch.native_layer_norm(z, (z.shape[-1],), None, None, eps)
+        d = error * gain
+        return cls(z, mean, rstd, x_hat, d, (d * x_hat).mean(-1, keepdim=True))
+
+    def flatten(self, u: Tensor) -> Tensor:
+        """Take from u what lies along 1 and along x̂, times r: r (u − mean u − x̂ mean(u x̂)). A symmetric map."""
+        shape = (u.shape[-1],)
+        return _aten.native_layer_norm_backward(
+            u, self.z, shape, self.mean, self.rstd, None, None, (True, False, False)
+        )[0]
+
+
 def norm_pull(
-    dy: Tensor, z: Tensor, gain: Tensor, eps: float, slow: bool = False
+    dy: Tensor,
+    z: Tensor,
+    gain: Tensor,
+    eps: float,
+    slow: bool = False,
+    found: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Pull ∂ℓ/∂LN(z) back to ∂ℓ/∂z, and to the gain and bias when `slow`.
 
@@ -64,6 +94,7 @@ def norm_pull(
         gain: (D,) the norm's gain.
         eps: inside the square root.
         slow: whether the gradients of gain and bias are wanted.
+        found: mean and 1/std of z, (..., 1) each, where they are known already.
 
     Returns:
         (..., D) gradient at z; (D,) at the gain and (D,) at the bias, or None.
@@ -71,38 +102,35 @@ def norm_pull(
     Built in: notebooks/06 · Paper: section 3.1
     """
     shape = (z.shape[-1],)
-    _, mean, rstd = torch.native_layer_norm(z, shape, None, None, eps)
+    mean, rstd = found or torch.native_layer_norm(z, shape, None, None, eps)[1:]
     return _aten.native_layer_norm_backward(dy, z, shape, mean, rstd, gain, gain, (True, slow, slow))
 
 
 def norm_pull_backward(
-    u: Tensor, dy: Tensor, z: Tensor, gain: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate `norm_pull` once more: from the gradient u at its result to those at dy, z and the gain.
+    u: Tensor, delta: Tensor, error: Tensor, n: Normed, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Differentiate once more what the loss sends back through the norm: δ = norm_pull(error), error = v − LN(z).
 
-    With x̂ = (z − μ) r and d = dy·gain, the result is δ = r (d − mean d − x̂ mean(d x̂)). The map d ↦ δ is symmetric, so
-    the gradient at d is the same map applied to u; x̂ and r carry the rest to z.
+    With x̂ = (z − μ) r and d = error∘gain it is δ = r (d − mean d − x̂ mean(d x̂)). The map d ↦ δ is symmetric, so the
+    gradient at d is the same map applied to u; x̂ and r carry the rest to z, and so does the norm in the error.
 
     Args:
         u: (..., D) gradient at δ.
-        dy: (..., D) as in `norm_pull`.
-        z: (..., D) the norm's input.
+        delta: (..., D) δ.
+        error: (..., D) v − LN(z).
+        n: what the norm found.
         gain: (D,) the norm's gain.
-        eps: inside the square root.
 
     Returns:
-        (..., D) gradient at dy, (..., D) at z, (..., D) at the gain, still per token.
+        (..., D) gradient at v, (..., D) at z, (D,) at the gain and (D,) at the bias.
 
     Built in: notebooks/06 · Paper: section 3.1
     """
-    x_hat, _, r = torch.native_layer_norm(z, (z.shape[-1],), None, None, eps)
-    d = dy * gain
-    d_x, u_x = (d * x_hat).mean(-1, keepdim=True), (u * x_hat).mean(-1, keepdim=True)
-    d_flat = d - d.mean(-1, keepdim=True) - x_hat * d_x  # δ / r
-    u_flat = u - u.mean(-1, keepdim=True) - x_hat * u_x
-    dd = r * u_flat
-    dr = (u * d_flat).sum(-1, keepdim=True)
-    dx_hat = (u * d_x + d * u_x).mul_(-r)
-    dz = r * (dx_hat - dx_hat.mean(-1, keepdim=True) - x_hat * (dx_hat * x_hat).mean(-1, keepdim=True))
-    dz -= x_hat * (dr * r * r / z.shape[-1])  # ∂r/∂z = −r² x̂ / D
-    return dd * gain, dz, dd * dy
+    d_d = n.flatten(u)
+    dv = d_d * gain
+    dx_hat = (u * n.along).addcmul_(n.d, (u * n.x_hat).mean(-1, keepdim=True))  # and times −r
+    through_r = (u * delta).mean(-1, keepdim=True).mul_(n.rstd)  # ∂r/∂z = −r² x̂ / D
+    dz = n.flatten(dx_hat.mul_(n.rstd).addcmul_(dv, gain)).addcmul_(n.x_hat, through_r).neg_()
+    d_gain = d_d.mul_(error).addcmul_(dv, n.x_hat, value=-1)
+    tokens = tuple(range(u.dim() - 1))
+    return dv, dz, d_gain.sum(tokens), dv.sum(tokens).neg_()

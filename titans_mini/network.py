@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.derivatives import ACTIVATIONS, norm_pull
@@ -213,9 +212,13 @@ class MemoryNet(nn.Module):
 
         Built in: notebooks/04 · Paper: section 3.1
         """
-        if self.norm:
-            z = F.layer_norm(z, (self.dim,), self.norm_weight.to(z.dtype), self.norm_bias.to(z.dtype), self.eps)
+        z = self.normalize(z)[0] if self.norm else z
         return x + z if self.residual else z
+
+    def normalize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer-normalise (..., D); also returns what was found, the mean (..., 1) and 1/std (..., 1)."""
+        gain, bias = self.norm_weight.to(z.dtype), self.norm_bias.to(z.dtype)
+        return torch.native_layer_norm(z, (self.dim,), gain, bias, self.eps)
 
     def deltas(
         self,
@@ -244,19 +247,22 @@ class MemoryNet(nn.Module):
         error = 2 * (self.finish(z[-1], k) - v)  # the 2 of the square
         return self.pull_down(self.last_delta(error, z[-1]), z, weights, slopes)
 
-    def last_delta(self, error: Tensor, z: Tensor) -> Tensor:
+    def last_delta(self, error: Tensor, z: Tensor, found: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Pull the gradient at the answer back to the last layer's output.
 
         Args:
             error: (..., T, D), ∂ℓ/∂M(k).
             z: (..., T, D) output of the last layer; looked at under a norm only.
+            found: what the norm found in z, see `normalize`, where that is known already.
 
         Returns:
             (..., T, D), ∂ℓ/∂z, linear in the error.
 
         Built in: notebooks/06 · Paper: eq. 12, section 3.1
         """
-        return norm_pull(error, z, self.norm_weight.to(error.dtype), self.eps)[0] if self.norm else error
+        if not self.norm:
+            return error
+        return norm_pull(error, z, self.norm_weight.to(error.dtype), self.eps, found=found)[0]
 
     def pull_down(
         self, delta: Tensor, z: list[Tensor], weights: Weights | list[Tensor], slopes: list[Tensor] | None = None
