@@ -86,6 +86,21 @@ def test_decoding_equals_reading_at_once(variant, options):
         assert all((a[key].double() - b[key].double()).abs().max() < 1e-10 for key in a if a[key].numel())
 
 
+@pytest.mark.parametrize("persistent", [4, 3, 0])  # a chunk, less than one, none
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_text_begins_in_init_state(variant, persistent):
+    m, tokens = model(variant, persistent=persistent), text()
+    (logits, end), (expected, wanted) = m(tokens), m(tokens, m.init_state(2))
+    assert (logits - expected).abs().max() < 1e-10
+    wanted = wanted.to_dict()
+    assert end.to_dict().keys() == wanted.keys()
+    assert all((x - wanted[name]).abs().max() < 1e-10 for name, x in end.to_dict().items() if x.numel())
+    upstream = torch.randn(logits.shape, dtype=logits.dtype, generator=torch.Generator().manual_seed(2))
+    found, expected = (torch.autograd.grad(x, list(m.parameters()), upstream) for x in (logits, expected))
+    for (name, _), x, y in zip(m.named_parameters(), found, expected, strict=True):
+        assert (x - y).norm() <= 1e-9 * y.norm(), name
+
+
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "transformer"])
 @torch.no_grad()
 def test_the_state_does_not_grow(variant):

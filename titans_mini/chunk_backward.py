@@ -161,7 +161,7 @@ def _steps(
     net: MemoryNet, c: Chunk, r: Record, da: list[Tensor], dw: list[Tensor], out: Grads
 ) -> tuple[Tensor, Tensor]:
     """Through the gradients at the anchor: the second derivative of the loss. Returns dk and dv."""
-    act, s, at, shared = ACTIVATIONS[net.activation], r.steps, r.at, len(c.gates) == 1
+    s, at, shared = r.steps, r.at, len(c.gates) == 1
     dW, dz, carried = [None] * net.depth, [], None  # carried: gradient at what σ′ multiplied, on its way up the layers
     for layer in range(net.depth):
         d_delta = dw[layer]

@@ -202,8 +202,8 @@ class NeuralMemory(nn.Module):
 
         Built in: notebooks/05 · Paper: eq. 11, 15, section 4.4
         """
-        mixed, conv = self._mix(self.to_qkv(x), conv, self.conv.weight)
-        qk, v = mixed.unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).split((2, 1))
+        mixed, conv = short_convolution(self.to_qkv(x), conv, self.conv.weight)  # (B, T, 3·H·D)
+        qk, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).split((2, 1))
         q, k = F.normalize(qk, dim=-1, eps=1e-6).to(v.dtype)  # autocast norms in float32
         return q, k, v[0], conv
 
@@ -268,14 +268,10 @@ class NeuralMemory(nn.Module):
     def queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
         """Project to queries alone: (B, T, dim) to (B, H, T, D), and the convolution's next state; see `recall`."""
         inner = self.heads * self.head_dim
-        mixed, conv = self._mix(F.linear(x, self.to_qkv.weight[:inner]), conv, self.conv.weight[:inner])
-        return F.normalize(mixed.unflatten(-1, (self.heads, -1)).transpose(1, 2), dim=-1, eps=1e-6), conv
-
-    @staticmethod
-    def _mix(x: Tensor, conv: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolve (B, T, C) behind what came before (B, C, J − 1), then σ. Returns what comes next likewise."""
-        padded = torch.cat([conv.mT.to(x.dtype), x], 1)  # causal: only the past is put in front
-        return F.silu(short_convolution(padded, weight)), padded[:, x.shape[1] :].mT
+        wide = F.linear(x, self.to_qkv.weight[:inner])  # (B, T, H·D)
+        mixed, conv = short_convolution(wide, conv, self.conv.weight[:inner])
+        q = F.silu(mixed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return F.normalize(q, dim=-1, eps=1e-6), conv
 
     def ask(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""
