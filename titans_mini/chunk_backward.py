@@ -38,6 +38,8 @@ class FromReads(NamedTuple):
 
     def split(self, N: int) -> list[FromReads]:
         """Take those of joined chunks apart."""
+        if len(self.a[0]) == N:
+            return [self]
         each = ([list(of_chunk) for of_chunk in zip(*(x.split(N) for x in field), strict=True)] for field in self)
         return [FromReads(*x) for x in zip(*each, strict=True)]
 

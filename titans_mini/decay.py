@@ -92,9 +92,9 @@ class Gates(NamedTuple):
     G_before: Tensor | None = None
 
     def split(self, N: int) -> list[Gates]:
-        """Take the gates of joined chunks apart, N sequences in each."""
-        parts = [None if x is None else x.split(N) for x in self]
-        return [Gates(*(x and x[i] for x in parts)) for i in range(len(parts[0]))]
+        """Take the gates of joined chunks apart, N sequences in each; what reads want is wanted joined only."""
+        parts = [x.split(N) for x in (self.step, self.keep, self.f_end, self.ends)]
+        return [Gates(step, None, None, *x) for step, *x in zip(*parts, strict=True)]
 
     def chunks(self, m: int = 1) -> list[list[Gates]]:
         """Hand the chunks out, m joined: for each batch one entry for each layer that has its own gates."""

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from titans_mini.chunk import Chunk, Steps, anchored_steps, end_chunk, read_chunk
-from titans_mini.chunk_backward import FromReads, Grads, Record, backward_reads, backward_writes
-from titans_mini.decay import Gates
+from titans_mini.chunk_backward import Grads, Record, backward_reads, backward_writes
 from titans_mini.network import MemoryNet
 from titans_mini.spans import Run, Span, join_chunks, places, put, spans
 from titans_mini.stack import Matrices, Stack, Twice
@@ -154,45 +153,23 @@ def backward(
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
     for span in spans(run, tensors, max(m, run.group), backwards=True):
         d_step, d_table, named = span.new_gradients(run)
-        of_chunks, dy_parts = named.chunks(), join_chunks(dy[:, span.here], m)
-        dq = places(d_qkv[0][:, span.here], m)
+        of_chunks = named.chunks()
+        of_batches = of_chunks if m == 1 else named.chunks(m)  # views as well: both grow in the same place
+        dy_parts, dq = join_chunks(dy[:, span.here], m), places(d_qkv[0][:, span.here], m)
         dk_dv = list(zip(*(x[:, span.here].unbind(1) for x in d_qkv[1:]), strict=True))
         for b, r, each in _records(run, span, tensors, kept, at, m):
-            out.room, rooms = rooms[0], rooms[::-1]
-            i, gates = b.here.start // m, of_chunks[b.here]
-            reads = _backward_reads(run.net, b, r, dy_parts[i], gates, dq[i], out)
-            in_order = zip(b.each, each, reads, gates, dk_dv[b.here], strict=True)
-            for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):  # each chunk has its own place for them
+            i = b.here.start // m
+            out.room, rooms, out.gates = rooms[0], rooms[::-1], of_batches[i]
+            d, reads = backward_reads(run.net, b.all, r, dy_parts[i], out)
+            put(dq[i], d)
+            in_order = zip(b.each, each, reads.split(len(dy)), of_chunks[b.here], dk_dv[b.here], strict=True)
+            for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):
                 for place, x in zip(ends, backward_writes(run.net, c, r_c, reads_c, out), strict=True):
                     place.copy_(x)
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
     ends = [z.W.contiguous() for z in out.Z], [z.P.contiguous() for z in out.Z]
     return [*d_qkv, *d_gates, *ends[0], *ends[1], *d_at, *slow]
-
-
-def _backward_reads(
-    net: MemoryNet, b: Batch, r: Record, dy: Tensor, gates: list[list[Gates]], dq: Tensor, out: Grads
-) -> list[FromReads]:
-    """Go back through the reads of a batch; dq goes to its place. Returns what they send to each chunk's writes."""
-    joined = len(b.each) > 1
-    out.gates = [_like_reads(g) for g in b.all.gates] if joined else gates[0]
-    d, reads = backward_reads(net, b.all, r, dy, out)
-    put(dq, d)
-    if not joined:
-        return [reads]
-    N = len(b.each[0].k)
-    for of_chunks, grown in zip(zip(*gates, strict=True), out.gates, strict=True):
-        for g, G, reads_of in zip(of_chunks, grown.G.split(N), grown.reads.split(N), strict=True):
-            g.G.add_(G)
-            g.reads.add_(reads_of)
-    return reads.split(N)
-
-
-def _like_reads(g: Gates) -> Gates:
-    """Make room for the gradients at what the reads of joined chunks see of their gates."""
-    nothing = dict.fromkeys(g._fields)
-    return Gates(**nothing | {"reads": torch.zeros_like(g.reads), "G": torch.zeros_like(g.G)})
 
 
 def _records(

@@ -37,7 +37,7 @@ class Span(NamedTuple):
 
     def new_gradients(self, run: Run) -> tuple[Tensor, Tensor, Gates]:
         """Make room for the gradients at 2θ and at the table, and name its parts like those of the gates."""
-        d_step, d_table = torch.zeros_like(self.raw[2]), torch.zeros_like(self.table)
+        d_step, d_table = self.raw[2].new_zeros(self.raw[2].shape), torch.zeros_like(self.table)
         return d_step, d_table, slice_gates(d_step, d_table, run.read, run.online)
 
     def backward(self, d_step: Tensor, d_table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
