@@ -7,6 +7,7 @@ are summed once, at the end of the chunk. `deep` runs the chunks of a network, `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -15,10 +16,9 @@ import torch
 from torch import Tensor
 
 from titans_mini import deep, linear, linear_backward
-from titans_mini.network import MemoryNet
+from titans_mini.network import MemoryNet, Weights
 from titans_mini.precision import no_autocast
 from titans_mini.spans import Run
-from titans_mini.stack import Matrices
 from titans_mini.state import MemoryState
 
 
@@ -82,23 +82,20 @@ def chunked(
         ended = 0 if online else (position + T) % chunk_size
         y = q + k + v + (alpha + eta + theta).sum(-1, keepdim=True)
         return y, MemoryState(weights=state.weights, momentum=state.momentum, anchor=state.anchor, position=ended)
-    flat = [x.flatten(0, 1) for x in (q, k, v)]  # (N, T, D): batch and heads are one axis inside
     gates = torch.broadcast_tensors(alpha, eta, theta)  # one of them per layer makes all of them so
-    flat += [x.flatten(0, 1).movedim(-1, 0) for x in gates]  # (1 or L, N, T)
-    M, S, at = ([w.flatten(0, 1) for w in x] for x in (state.weights, state.momentum, state.anchor))
+    M, S, at = state.weights, state.momentum, state.anchor
     y = []
-    for size, count, part in _split(flat, T, chunk_size, position):
+    for size, count, part in _split([q, k, v, *gates], T, chunk_size, position):
         at = at if position else M
-        y_part, M, S = _run(Run(net, online, read, min(group, count), position > 0), part, M, S, at)
-        y.append(y_part.flatten(1, 2))
+        y_part, M, S = _run(Run(net, online, read, size, min(group, count), position > 0), part, M, S, at)
+        y.append(y_part)
         position = 0 if online else (position + size * count) % chunk_size
     at = at if position else M
-    out = torch.cat(y, 1) if len(y) > 1 else y[0] if y else torch.zeros_like(flat[2])
-    M, S, at = (tuple(w.unflatten(0, (B, H)) for w in x) for x in (M, S, at))
-    return out.unflatten(0, (B, H)), MemoryState(weights=M, momentum=S, anchor=at, position=position)
+    out = torch.cat(y, 2) if len(y) > 1 else y[0] if y else torch.zeros_like(v)
+    return out, MemoryState(weights=tuple(M), momentum=tuple(S), anchor=tuple(at), position=position)
 
 
-def _split(flat: list[Tensor], T: int, C: int, position: int) -> list[tuple[int, int, list[Tensor]]]:
+def _split(tensors: list[Tensor], T: int, C: int, position: int) -> list[tuple[int, int, list[Tensor]]]:
     """Cut the sequence into the rest of a begun chunk, whole chunks, and a tail: (size, count, tensors).
 
     One `split`: slicing inside a loop would make the backward pass quadratic in T, because the gradient of every
@@ -107,27 +104,50 @@ def _split(flat: list[Tensor], T: int, C: int, position: int) -> list[tuple[int,
     first = min(T, C - position) if position else 0
     parts = [(first, 1), (C, (T - first) // C), ((T - first) % C, 1)]
     parts = [(size, count) for size, count in parts if size * count]
-    cuts = [x.split([size * count for size, count in parts], 1) for x in flat[:3]]
-    cuts += [x.split([size * count for size, count in parts], 2) for x in flat[3:]]
-    out = []
-    for (size, count), part in zip(parts, zip(*cuts, strict=True), strict=True):
-        shaped = [x.unflatten(1, (count, size)) for x in part[:3]] + [x.unflatten(2, (count, size)) for x in part[3:]]
-        out.append((size, count, shaped))
-    return out
+    if len(parts) == 1:
+        return [(*parts[0], tensors)]
+    cuts = zip(*(x.split([size * count for size, count in parts], 2) for x in tensors), strict=True)
+    return [(*part, list(cut)) for part, cut in zip(parts, cuts, strict=False)]
 
 
-def _run(run: Run, tensors: list[Tensor], M: Matrices, S: Matrices, at: Matrices) -> tuple[Tensor, Matrices, Matrices]:
+def _run(run: Run, tensors: list[Tensor], M: Weights, S: Weights, at: Weights) -> tuple[Tensor, Weights, Weights]:
     """Run equal chunks, by way of `_Chunks` when gradients are wanted."""
-    everything = [*tensors, *M, *S, *at, *run.net.parameters()]
-    if not (torch.is_grad_enabled() and any(x.requires_grad for x in everything)):
-        return _engine(run, tensors[0].shape[2]).forward(run, tensors, M, S, at)
-    y, *ends = _Chunks.apply(run, _Kept(), *everything)
-    return y, ends[: run.net.depth], ends[run.net.depth :]
+    everything = [*tensors, *M, *S, *(at if run.begun else ()), *run.net.parameters()]
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in everything)
+    y, *ends = _Chunks.apply(run, _Kept(), *everything) if wanted else _forward(run, None, everything)
+    return y, tuple(ends[: run.net.depth]), tuple(ends[run.net.depth :])
 
 
-def _engine(run: Run, size: int) -> ModuleType:
+def _in_chunks(run: Run, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Lay q, k, v and the gates out as the engines want them: batch and heads are one axis N, a sequence its chunks."""
+    flat = [x.flatten(0, 1) for x in tensors]
+    qkv = [x.unflatten(1, (-1, run.size)) for x in flat[:3]]  # (N, chunks, c, D)
+    return qkv + [x.movedim(-1, 0).unflatten(2, (-1, run.size)) for x in flat[3:]]  # (1 or L, N, chunks, c)
+
+
+def _out_of_chunks(grads: list[Tensor], heads: torch.Size) -> list[Tensor]:
+    """Lay gradients at q, k, v, the gates and states out as those came, (B, H, …)."""
+    flat = [x.flatten(1, 2) for x in grads[:3]] + [x.flatten(2, 3).movedim(0, -1) for x in grads[3:6]] + grads[6:]
+    return [x.unflatten(0, heads) for x in flat]
+
+
+def _forward(run: Run, kept: _Kept | None, everything: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Run equal chunks: y (B, H, T, D), then memory and momentum at the end, L tensors (B, H, in, out) each."""
+    L, states = run.net.depth, [x.flatten(0, 1) for x in everything[6 : _count(run)]]
+    y, M, S = _engine(run).forward(
+        run, _in_chunks(run, everything[:6]), states[:L], states[L : 2 * L], states[2 * L :], kept
+    )
+    return tuple(x.unflatten(0, everything[0].shape[:2]) for x in (y.flatten(1, 2), *M, *S))
+
+
+def _count(run: Run) -> int:
+    """Count the inputs before the slow weights: q, k, v, three gates, M, S, and of a begun chunk its anchor."""
+    return 6 + (3 if run.begun else 2) * run.net.depth
+
+
+def _engine(run: Run) -> ModuleType:
     """Choose how chunks of a size are run: those of a matrix in batches, where they are short or the rule is exact."""
-    return linear if run.net.is_matrix and (run.online or size < linear.SHORT) else deep
+    return linear if run.net.is_matrix and (run.online or run.size < linear.SHORT) else deep
 
 
 class _Kept(list):
@@ -142,10 +162,7 @@ class _Chunks(torch.autograd.Function):
 
     @staticmethod
     def forward(run: Run, kept: _Kept, *everything: Tensor) -> tuple[Tensor, ...]:
-        L, tensors = run.net.depth, list(everything[:6])
-        M, S, at = (list(everything[6 + i * L : 6 + (i + 1) * L]) for i in range(3))
-        y, M, S = _engine(run, tensors[0].shape[2]).forward(run, tensors, M, S, at, kept)
-        return y, *M, *S
+        return _forward(run, kept, everything)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:  # apart from `forward` for torch.func.grad
@@ -155,16 +172,20 @@ class _Chunks(torch.autograd.Function):
         ctx.save_for_backward(*everything, *kept)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
-        L, everything, kept = ctx.run.net.depth, saved[: ctx.inputs], list(saved[ctx.inputs :])
-        run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[6 + 3 * L :]))
-        at = list(everything[6 + 2 * L : 6 + 3 * L])
-        with torch.no_grad(), no_autocast(dy.device):
-            backward = linear_backward if _engine(run, everything[0].shape[2]) is linear else deep
-            grads = backward.backward(run, list(everything[:6]), kept, at, dy, list(ends[:L]), list(ends[L:]))
+        everything, kept = saved[: ctx.inputs], list(saved[ctx.inputs :])
+        L, states = ctx.run.net.depth, _count(ctx.run)
+        run = replace(ctx.run, net=ctx.run.net.with_parameters(everything[states:]))
+        with torch.no_grad(), no_autocast(upstream[0].device):
+            at = [x.flatten(0, 1) for x in everything[6 + 2 * L : states]]
+            dy, *ends = (x.flatten(0, 1) for x in upstream)
+            backward = linear_backward.backward if _engine(run) is linear else deep.backward
+            dy, tensors = dy.unflatten(1, (-1, run.size)), _in_chunks(run, everything[:6])
+            grads = backward(run, tensors, kept, at, dy, ends[:L], ends[L:])
+            grads = _out_of_chunks(grads[:states], everything[0].shape[:2]) + grads[states:]
         if torch.is_grad_enabled():  # create_graph=True
-            grads = _FirstOrder.apply(len(grads), *grads, dy, *ends, *everything)
+            grads = _FirstOrder.apply(len(grads), *grads, *upstream, *everything)
         return None, None, *grads
 
 

@@ -98,7 +98,7 @@ def forward(
     Z, spare = [Stack.of(*pair) for pair in zip(M, S, strict=True)], None
     m = batch_size(run, *y.shape[:3])
     keep = kept is not None and run.group == 1
-    for span in spans(run, tensors, max(m, run.group)):
+    for span in spans(run, tensors, max(m, run.group), kept):
         for b, place in zip(_batches(span, tensors, m), places(y[:, span.here], m), strict=True):
             starts, each = (Z, [Z, spare]) if spare else _room(Z, len(b.each))
             steps, last = [], None
@@ -134,24 +134,24 @@ def backward(
         run: how.
         tensors: as in `forward`, at and kept likewise.
         kept: what it kept.
-        at: the first anchor.
+        at: the anchor of a begun chunk.
         dy: (N, chunks, c, D) gradient at the answers.
         dM: L tensors (N, in, out), gradient at the memory at the end.
         dS: L tensors (N, in, out), gradient at the momentum there.
 
     Returns:
-        Gradients at the tensors, M, S, the first anchor and the slow weights.
+        Gradients at the tensors, M, S, the anchor of a begun chunk and the slow weights.
 
     Built in: notebooks/06 · Paper: eq. 13–18
     """
-    d_at = [torch.zeros_like(x) for x in dM]
+    d_at = [torch.zeros_like(x) for x in dM] if run.begun else []
     slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
     dZ = [Stack.of(*pair) for pair in zip(dM, dS, strict=True)]
     m = batch_size(run, *dy.shape[:3])
     rooms = [[z.whole.new_empty(m * len(dy), *z.whole.shape[1:]) for z in dZ] for _ in range(2)]  # they take turns
-    out = Grads([], dZ, rooms[0], d_at if run.begun else None, *(slow or (None, None)))
+    out = Grads([], dZ, rooms[0], d_at or None, *(slow or (None, None)))
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
-    for span in spans(run, tensors, max(m, run.group), backwards=True):
+    for span in spans(run, tensors, max(m, run.group), kept, backwards=True):
         d_step, d_table, named = span.new_gradients(run)
         of_chunks = named.chunks()
         of_batches = of_chunks if m == 1 else named.chunks(m)  # views as well: both grow in the same place

@@ -166,7 +166,7 @@ def forward(
     """
     y, state, room = torch.empty_like(tensors[2]), torch.cat((M[0], S[0]), 1), Room()
     m = batch_size(run, y.shape[2])
-    for span in spans(run, tensors, m):
+    for span in spans(run, tensors, m, kept):
         for b, place in zip(batches(run, span, tensors, m), places(y[:, span.here], m), strict=True):
             starts, Z = room.states(state, b.here.stop - b.here.start)
             errors, w = write_batch(run, b, Z, at[0] if run.begun else None, room)

@@ -22,7 +22,7 @@ class Memory(NamedTuple):
     w: Tensor  # (X, c, D)
 
 
-def recall(run: Run, b: Batch, states: Tensor, errors: Tensor, at: Tensor, room: Room) -> Memory:
+def recall(run: Run, b: Batch, states: Tensor, errors: Tensor, at: Tensor | None, room: Room) -> Memory:
     """Compute what was not kept: the writes, and the states inside of groups; states are (groups, N, 2D, D).
 
     Built in: notebooks/06 · Paper: –
@@ -52,25 +52,25 @@ def backward(
         run: how.
         tensors: as in `linear.forward`, at likewise.
         kept: what it kept.
-        at: the first anchor.
+        at: the anchor of a begun chunk.
         dy: (N, chunks, c, D) gradient at the answers.
         dM: one tensor (N, D, D), gradient at the memory at the end.
         dS: one tensor (N, D, D), gradient at the momentum there.
 
     Returns:
-        Gradients at the tensors, M, S and the first anchor.
+        Gradients at the tensors, M, S and the anchor of a begun chunk.
 
     Built in: notebooks/06 · Paper: eq. 13–18
     """
     carry, d_at, room = torch.cat((dM[0], dS[0]), 1), torch.zeros_like(dM[0]), Room()
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
     m = batch_size(run, dy.shape[2])
-    for span in spans(run, tensors, m, backwards=True):
+    for span in spans(run, tensors, m, kept, backwards=True):
         d_step, d_table, named = span.new_gradients(run)
         for b in reversed(list(batches(run, span, tensors, m))):
             here = slice(span.here.start + b.here.start, span.here.start + b.here.stop)
             states, errors = kept[2 * (here.start // m) :][:2]
-            memory = recall(run, b, states, errors, at[0], room)
+            memory = recall(run, b, states, errors, at[0] if run.begun else None, room)
             dy_b = dy[:, here].transpose(0, 1).flatten(0, 1)
             *d_inputs, d, carry = backward_batch(run, b, memory, dy_b, carry, d_at, room)
             for out, x in zip(d_qkv, d_inputs, strict=True):
@@ -81,7 +81,8 @@ def backward(
                     place.add_(x.view(place.shape))  # the table's parts overlap
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
-    return [*d_qkv, *d_gates, *(x.contiguous() for x in carry.chunk(2, 1)), d_at]
+    ends = [x.contiguous() for x in carry.chunk(2, 1)]
+    return [*d_qkv, *d_gates, *ends, *([d_at] if run.begun else [])]
 
 
 def backward_batch(

@@ -22,8 +22,8 @@ def window_mask(new: int, old: int, window: int | None, device: torch.device | N
 
     Built in: notebooks/07 · Paper: section 4.2
     """
-    distance = torch.arange(new, device=device)[:, None] + old - torch.arange(old + new, device=device)
-    return (distance >= 0) & (distance < (window or old + new + 1))
+    mask = torch.ones(new, old + new, dtype=torch.bool, device=device).tril(old)
+    return mask.triu(old - window + 1) if window else mask
 
 
 class Recalled(NamedTuple):

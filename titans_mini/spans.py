@@ -13,6 +13,7 @@ from titans_mini.decay import Gates, fill_table_backward, multiply_gates, slice_
 from titans_mini.network import MemoryNet
 
 SPAN = 4096  # tokens whose gates are multiplied up at once: enough to be fast, few enough to stay small
+LANES = 32  # a table of so few chunks is kept and not filled again: that takes calls, not work, and keeping it little
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Run:
     net: MemoryNet
     online: bool  # the exact online rule instead of anchored gradients
     read: str  # "after" or "before"
+    size: int  # c, tokens of a chunk
     group: int  # chunks between two states that are kept for the backward pass
     begun: bool  # the run is the rest of a begun chunk: its anchor is not its start
 
@@ -46,13 +48,16 @@ class Span(NamedTuple):
         return tuple(x.transpose(1, 2) for x in found)
 
 
-def spans(run: Run, tensors: list[Tensor], batch: int, backwards: bool = False) -> Iterator[Span]:
+def spans(
+    run: Run, tensors: list[Tensor], batch: int, kept: list[Tensor] | None = None, backwards: bool = False
+) -> Iterator[Span]:
     """Go through a run span by span.
 
     Args:
         run: how.
         tensors: q, k, v (N, chunks, c, D) and alpha, eta, theta (1 or L, N, chunks, c).
         batch: chunks that stay together.
+        kept: what the forward pass keeps: of a short run its table first, which going backwards takes away.
         backwards: from the last span to the first, with what `Span.backward` needs.
 
     Returns:
@@ -63,10 +68,18 @@ def spans(run: Run, tensors: list[Tensor], batch: int, backwards: bool = False) 
     count, size = tensors[0].shape[1:3]
     span = max(1, SPAN // size // batch) * batch
     starts = range(0, count, span)
+    short = kept is not None and len(starts) == 1 and tensors[3].shape[:3].numel() <= LANES
     for start in reversed(starts) if backwards else starts:
         here = slice(start, min(start + span, count))
         raw = [x[:, :, here].transpose(1, 2) for x in tensors[3:]]
-        yield Span(here, raw, *multiply_gates(*raw, run.read, run.online, keep_n=backwards))
+        if short and backwards:
+            table, n = kept.pop(0), kept.pop(0)
+            gates = slice_gates(2 * raw[2], table, run.read, run.online)
+        else:
+            gates, table, n = multiply_gates(*raw, run.read, run.online, keep_n=backwards or short)
+        if short and not backwards:
+            kept += [table, n]
+        yield Span(here, raw, gates, table, n)
 
 
 def join_chunks(x: Tensor, m: int) -> tuple[Tensor, ...]:
