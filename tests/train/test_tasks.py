@@ -106,6 +106,19 @@ def test_gates_are_averaged_by_kind_of_token(variant):
     assert gates_by_kind(small("swa"), TASK, 0) is None
 
 
+@pytest.mark.parametrize("variant", ["lmm", "mag", "mal"])
+@torch.no_grad()
+def test_gates_belong_to_their_tokens(variant):
+    """The persistent tokens in front have gates as well."""
+    model = small(variant)
+    memory = model.blocks[0].mixer.memory
+    memory.to_gates.weight.normal_(generator=torch.Generator().manual_seed(1))
+    found, tokens = gates_by_kind(model, TASK, 0, length=32), TASK.batch(16, 32, 0).tokens
+    _, _, theta = memory.gates(model.blocks[0].norm(model.embedding(tokens)))
+    expected = theta[:, 0, :, -1][tokens < TASK.keys].mean().item()
+    assert found["key"]["theta"] == pytest.approx(expected, rel=1e-6)
+
+
 # -- stories --------------------------------------------------------------------------------------------------------
 
 

@@ -98,8 +98,8 @@ def gates_by_kind(model: nn.Module, task: RecallTask, seed: int, length: int = 2
         model(tokens)
     finally:
         hook.remove()
-    read = [x for x in seen if len(x) == len(tokens)]  # persistent tokens are read once for all sequences
-    alpha, _, theta = memories[0].gates(torch.cat(read, 1))
+    read = torch.cat(seen, 1)[:, -length:]  # MAC's segments one by one; others read persistent tokens in front
+    alpha, _, theta = memories[0].gates(read)
     alpha, theta = (g[..., -1].mean(1).double() for g in (alpha, theta))  # (B, T)
     edges = torch.tensor([task.keys, task.keys + task.values])
     kind = torch.bucketize(tokens, edges, right=True)
