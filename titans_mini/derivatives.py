@@ -128,7 +128,7 @@ def norm_pull_backward(
     """
     d_d = n.flatten(u)
     dv = d_d * gain
-    dx_hat = (u * n.along).addcmul_(n.d, (u * n.x_hat).mean(-1, keepdim=True))  # and times −r
+    dx_hat = (u * n.along).addcmul_(n.d, (u * n.x_hat).mean(-1, keepdim=True))  # ∂/∂x̂ of δ over −r
     through_r = (u * delta).mean(-1, keepdim=True).mul_(n.rstd)  # ∂r/∂z = −r² x̂ / D
     dz = n.flatten(dx_hat.mul_(n.rstd).addcmul_(dv, gain)).addcmul_(n.x_hat, through_r).neg_()
     d_gain = d_d.mul_(error).addcmul_(dv, n.x_hat, value=-1)
