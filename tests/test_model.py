@@ -113,6 +113,19 @@ def test_the_state_does_not_grow(variant):
     assert first.position == 32 and state.position == 160
 
 
+@pytest.mark.parametrize("B", [1, 2])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "transformer"])
+@torch.no_grad()
+def test_the_state_does_not_keep_the_text_alive(variant, B):
+    """A view of a few tokens would: its storage is that of all."""
+    m, alive = model(variant), []
+    for T in (160, 640):
+        _, state = m(text(B, T))
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in state.to_dict().values()}
+        alive.append(sum(storages.values()))
+    assert alive[1] == alive[0]
+
+
 # -- gradients ---------------------------------------------------------------------------------------------------------
 
 

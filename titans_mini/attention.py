@@ -263,13 +263,14 @@ class Attention(nn.Module):
 
     def _next(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
         """Keep what a later token can see."""
-        position = state.position + k.shape[2]
-        keep = None
+        new, position, keep = k.shape[2], state.position + k.shape[2], None
         if self.window:
             keep = self.window - 1
         elif self.segment:
             keep = position % self.segment
-        k, v = (torch.cat([old.to(new), new], 2) for old, new in ((state.k, k), (state.v, v)))
+        if keep is not None and keep <= new:  # all of it is new; a view would keep the rest alive
+            return AttentionState(*(z[:, :, new - keep :].clone() for z in (k, v)), position)
+        k, v = (torch.cat([old.to(z), z], 2) for old, z in ((state.k, k), (state.v, v)))
         if keep is not None:
             k, v = (z[:, :, max(0, z.shape[2] - keep) :] for z in (k, v))
         return AttentionState(k, v, position)
