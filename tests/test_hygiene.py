@@ -182,6 +182,7 @@ BREAKS = [
     ("few_widgets", many_widgets),
     ("few_widgets", lambda nb: nb.cells[3].metadata.pop("tags")),
     ("banned_words", add_text("This is simply so.")),
+    ("figures_end_cells", add_code("show(fig, 'A curve.')\nassert x > 0")),
     ("banned_words", add_text("You can\njust do it.")),
     ("banned_words", add_code("x = 1  # obviously")),
     ("opening", edit(0, "# 07 · A trial", "A trial")),

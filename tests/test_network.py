@@ -47,7 +47,7 @@ def test_the_norm_pulled_back_twice():
     assert torch.equal(norm_pull(dy, z, gain, 1e-2, found=known)[0], found[0])
     expected = torch.autograd.grad(delta, (v, z, gain, bias), u)
     with torch.no_grad():
-        found = norm_pull_backward(u, delta, dy, Normed.of(z, dy, gain, 1e-2), gain)
+        found = norm_pull_backward(u, delta, dy, Normed.of(z, known, dy, gain), gain)
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
 

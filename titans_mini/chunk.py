@@ -112,7 +112,7 @@ def anchored_steps(
     if not slopes:
         return Steps(a, w, z, error, top, delta, [], [], [])
     bent = [act.bend(x).mul_(p) for x, p in zip(z, pulled, strict=False)]
-    norm = [*Normed.of(z[-1], error, net.norm_weight.to(error.dtype), net.eps)] if net.norm else []
+    norm = [*Normed.of(z[-1], found, error, net.norm_weight.to(error.dtype))] if net.norm else []
     return Steps(a, w, z, error, top, delta, slope, bent, norm)
 
 

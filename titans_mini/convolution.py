@@ -12,8 +12,7 @@ from torch import Tensor
 def short_convolution(x: Tensor, past: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each channel with its own past, y_t = Σ_j w_j x_{t−J+1+j}, as `nn.Conv1d` with a group for each channel does.
 
-    On a CPU it is that sum of shifted copies: PyTorch's convolution lays everything out anew there, and backward again.
-    Elsewhere, and in half precision, it is PyTorch's own.
+    On a CPU it is that sum of shifted copies, whole tensors at a time; elsewhere, and in half precision, PyTorch's own.
 
     Args:
         x: (B, T, C).

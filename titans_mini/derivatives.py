@@ -64,10 +64,10 @@ class Normed(NamedTuple):
     along: Tensor  # (…, 1), mean of d ∘ x̂
 
     @classmethod
-    def of(cls, z: Tensor, error: Tensor, gain: Tensor, eps: float) -> Normed:
-        """Look at z and at the error (…, D)."""
-        x_hat, mean, rstd = torch.native_layer_norm(z, (z.shape[-1],), None, None, eps)
-        d = error * gain
+    def of(cls, z: Tensor, found: tuple[Tensor, Tensor], error: Tensor, gain: Tensor) -> Normed:
+        """Go on from z (…, D), its mean and 1/std, to what the error (…, D) adds."""
+        mean, rstd = found
+        x_hat, d = (z - mean).mul_(rstd), error * gain
         return cls(z, mean, rstd, x_hat, d, (d * x_hat).mean(-1, keepdim=True))
 
     def flatten(self, u: Tensor) -> Tensor:

@@ -38,7 +38,10 @@ class Span(NamedTuple):
     n: Tensor | None
 
     def new_gradients(self, run: Run) -> tuple[Tensor, Tensor, Gates]:
-        """Make room for the gradients at 2θ and at the table, and name its parts like those of the gates."""
+        """Make room for the gradients at 2θ and at the table, and name its parts like those of the gates.
+
+        Chunks and heads lie one behind the other in both: joined chunks are views, and what grows in them grows here.
+        """
         d_step, d_table = self.raw[2].new_zeros(self.raw[2].shape), torch.zeros_like(self.table)
         return d_step, d_table, slice_gates(d_step, d_table, run.read, run.online)
 

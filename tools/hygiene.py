@@ -151,6 +151,17 @@ def no_absolute_paths(nb: nbformat.NotebookNode) -> list[str]:
 
 
 @rule
+def figures_end_cells(nb: nbformat.NotebookNode) -> list[str]:
+    """`show` returns a picture: Jupyter displays it where it is the last thing in a cell, and nowhere else."""
+    found = []
+    for i, cell in code(nb):
+        before = [ast.unparse(x) for x in parse(cell.source).body[:-1]]
+        if any(x.startswith("show(") for x in before):
+            found.append(f"cell {i}: show(…) is not the last thing in it, so nobody sees the figure")
+    return found
+
+
+@rule
 def alt_text(nb: nbformat.NotebookNode) -> list[str]:
     """Who cannot see a picture reads its alt text: output metadata, markdown, or HTML."""
     found = []
