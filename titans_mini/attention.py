@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.flex import Layout, flex
-from titans_mini.masks import Recalled, segment_lengths, window_mask
+from titans_mini.masks import Recalled, as_scores, segment_lengths, window_mask
 from titans_mini.state import State
 
 IMPLEMENTATIONS = ("sdpa", "flex")
@@ -63,12 +63,38 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
 
     Built in: notebooks/07 · Paper: section 3.3
     """
+    return turn(x, turns(x, positions, base))
+
+
+def turns(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Compute what `turn` multiplies with at positions; arguments as those of `rotate`.
+
+    Returns:
+        (T, D) twice: [cos, cos], and [−sin, sin] of each angle.
+
+    Built in: notebooks/07 · Paper: section 3.3
+    """
     half = x.shape[-1] // 2
     frequency = base ** (-torch.arange(half, dtype=torch.float64, device=_wide(x)) / half)
     angle = positions.to(frequency.device, torch.float64)[:, None] * frequency  # token 10⁶ needs more than float32
     cos, sin = angle.cos().to(x), angle.sin().to(x)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def turn(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn [a, b] to [a cos − b sin, b cos + a sin].
+
+    Args:
+        x: (..., T, D), a and b its halves.
+        by: from `turns`.
+
+    Returns:
+        (..., T, D).
+
+    Built in: notebooks/07 · Paper: section 3.3
+    """
+    cos, sin = by
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)  # [b, a] is [a, b], rolled
 
 
 def _wide(x: Tensor) -> torch.device:
@@ -185,6 +211,7 @@ class Attention(nn.Module):
         state: AttentionState,
         fixed: tuple[Tensor, ...] | None = None,
         extra: Recalled | None = None,
+        masks: dict[tuple[int, ...], Tensor] | None = None,
     ) -> tuple[Tensor, AttentionState]:
         """Weigh values, short of the output projection.
 
@@ -195,6 +222,7 @@ class Attention(nn.Module):
             state: what came before.
             fixed: keys and values (B or 1, H, P, D) of a prefix that everyone sees.
             extra: keys and values between the prefix and the tokens.
+            masks: those of calls just before, by their sizes: looked up and added to.
 
         Returns:
             (B, T, dim) and the state after the last token.
@@ -207,7 +235,7 @@ class Attention(nn.Module):
         elif self.window and q.shape[2] > self.window:
             y = self._in_blocks(q, k, v, state, front)
         else:
-            y = self._at_once(q, k, v, state, front, extra)
+            y = self._at_once(q, k, v, state, front, extra, {} if masks is None else masks)
         return y.transpose(1, 2).flatten(2), self._next(state, k, v)
 
     def heads_of(self, x: Tensor, parts: int) -> Tensor:
@@ -218,17 +246,24 @@ class Attention(nn.Module):
         """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
         return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
 
-    def _at_once(self, q, k, v, state, front, extra) -> Tensor:
+    def _at_once(self, q, k, v, state, front, extra, masks) -> Tensor:
         """All new tokens against all that is kept, with one mask."""
-        T, old = q.shape[2], state.k.shape[2]
-        if not (self.window or old or front or extra):  # the kernel skips what a causal mask hides
+        if not (self.window or state.k.shape[2] or front or extra):  # the kernel skips what a causal mask hides
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        keys, values, mask = [state.k.to(k), k], [state.v.to(v), v], window_mask(T, old, self.window, q.device)
-        if extra is not None:
-            keys, values, mask = [extra.k, *keys], [extra.v, *values], torch.cat([extra.visible(T), mask], 1)
-        for a, b in front:
-            keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[2], 0), value=True)
-        return F.scaled_dot_product_attention(q, torch.cat(keys, 2), torch.cat(values, 2), attn_mask=mask)
+        parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
+        sizes = (q.shape[2], *(a.shape[2] for a, _ in parts), extra.begun if extra else 0)
+        if sizes not in masks:
+            masks[sizes] = self._mask(q, state, front, extra)
+        keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=masks[sizes])
+
+    def _mask(self, q, state, front, extra) -> Tensor:
+        """Who sees whom in `_at_once`: (T, keys)."""
+        mask = window_mask(q.shape[2], state.k.shape[2], self.window, q.device)
+        mask = mask if extra is None else torch.cat([extra.visible(q.shape[2]), mask], 1)
+        for a, _ in front:
+            mask = F.pad(mask, (a.shape[2], 0), value=True)
+        return as_scores(mask, q.dtype)
 
     def _by_rule(self, q, k, v, state, front, extra) -> Tensor:
         """All keys in one line, [P ‖ h ‖ older ‖ new], and a rule that says who sees whom."""
@@ -257,7 +292,7 @@ class Attention(nn.Module):
             a, b = (z.unsqueeze(1).expand(-1, count, -1, -1, -1) for z in (a, b))
             keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[3], 0), value=True)
         k, v = (torch.cat(z, 3).flatten(0, 1) for z in (keys, values))  # (B·blocks, H, …, D)
-        mask = mask.repeat(B, 1, 1).unsqueeze(1)
+        mask = as_scores(mask, q.dtype).repeat(B, 1, 1).unsqueeze(1)
         y = F.scaled_dot_product_attention(cut(q).flatten(0, 1), k, v, attn_mask=mask)
         return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 

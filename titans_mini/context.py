@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from titans_mini.attention import rotate
+from titans_mini.attention import turn, turns
 from titans_mini.config import TitansConfig
 from titans_mini.masks import Recalled, segment_lengths
 from titans_mini.mixers import BlockState, Gate, Mixer, build_attention, build_memory
@@ -57,10 +57,11 @@ class MemoryAsContext(Mixer):
         fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
         tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
         asked, conv = self._questions(x, state.context_conv, lengths, position)
-        ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
+        ys, ms, masks, by = [], [], {}, self._turns(state.h_keys.to(x.dtype))  # whole segments have the same masks and places
+        state = dataclasses.replace(state, context_conv=conv)
         for qkv, (q, gate) in zip(tokens, asked, strict=True):
-            state = self._recall(q, gate, state)
-            y, m, state = self._segment(qkv, fixed, state)
+            state = self._recall(q, gate, by, state)
+            y, m, state = self._segment(qkv, fixed, masks, state)
             ys.append(y)
             ms.append(m)
         y, m = torch.cat(ys, 1), torch.cat(ms, 2)
@@ -86,7 +87,13 @@ class MemoryAsContext(Mixer):
         gate = self.memory.output_gate(x[:, first :: self.stride])
         return zip(q[:, :, first :: self.stride].split(due, 2), gate.split(due, 1), strict=True), conv
 
-    def _recall(self, q: Tensor, gate: Tensor, s: BlockState) -> BlockState:
+    def _turns(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute by what the keys of a segment's h are turned, (count, D) twice."""
+        places = torch.arange(self.count, device=like.device)
+        places = places * self.stride + self.h_offset if self.c.order == "psh" else places + 1
+        return turns(like, places, self.c.rope_base)
+
+    def _recall(self, q: Tensor, gate: Tensor, by: tuple[Tensor, Tensor], s: BlockState) -> BlockState:
         """Ask the memory of the segment before, eq. 21, and turn the answers h into keys and values."""
         if s.attention.position % self.c.segment == 0:
             s = dataclasses.replace(
@@ -96,18 +103,18 @@ class MemoryAsContext(Mixer):
             return s
         h = self.memory.answer(self.memory.ask(q, s.context), gate)
         k, v = self.attention.keys_and_values(h)
-        places = torch.arange(s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2], device=h.device)
-        k = rotate(k, places * self.stride + self.h_offset if self.c.order == "psh" else places + 1, self.c.rope_base)
+        known = s.h_keys.shape[2]
+        k = turn(k, tuple(z[known : known + k.shape[2]].to(k) for z in by))
         keys, values = (torch.cat([old.to(new), new], 2) for old, new in ((s.h_keys, k), (s.h_values, v)))
         return dataclasses.replace(s, h_keys=keys, h_values=values)
 
     def _segment(
-        self, qkv: tuple[Tensor, ...], fixed: tuple[Tensor, ...] | None, s: BlockState
+        self, qkv: tuple[Tensor, ...], fixed: tuple[Tensor, ...] | None, masks: dict, s: BlockState
     ) -> tuple[Tensor, Tensor, BlockState]:
         """Attend and write, eq. 22–24: y, what the memory says to it, and the state."""
         begun = s.attention.position % self.c.segment
         extra = Recalled(s.h_keys, s.h_values, self.stride, begun, self.c.literal)
-        y, attention = self.attention.attend(*qkv, s.attention, fixed, extra)
+        y, attention = self.attention.attend(*qkv, s.attention, fixed, extra, masks)
         y = self.attention.to_output(y)
         m, memory = self.memory.write(y, s.memory)
         if self.c.literal:  # M*_t(y_t) of the segment's end, for every position

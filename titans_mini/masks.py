@@ -26,6 +26,23 @@ def window_mask(new: int, old: int, window: int | None, device: torch.device | N
     return mask.triu(old - window + 1) if window else mask
 
 
+def as_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into what is added to scores: 0 where it is True, else −∞.
+
+    `scaled_dot_product_attention` takes either; on a CPU it spends as long on booleans as on attention itself.
+
+    Args:
+        mask: booleans of any shape.
+        dtype: of the scores.
+
+    Returns:
+        The same shape.
+
+    Built in: notebooks/07 · Paper: eq. 2
+    """
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -torch.inf)
+
+
 class Recalled(NamedTuple):
     """Keys and values beside the tokens: MAC's h, of which the first token of every `stride` has one.
 
