@@ -7,9 +7,10 @@ import sys
 import pytest
 import torch
 
-from titans_mini.attention import Attention, AttentionState, rotate
+from titans_mini.attention import Attention, AttentionState
 from titans_mini.flex import Layout, mask_rule
-from titans_mini.masks import Recalled, segment_lengths, window_mask
+from titans_mini.masks import Recalled, as_scores, segment_lengths, window_mask
+from titans_mini.rotary import rotate
 
 
 def layer(seed=0, **options):
@@ -107,7 +108,14 @@ def test_positions_are_relative_and_exact_far_out():
     assert abs(single.item() - near.item()) < 1e-5
 
 
+def test_pairs_turn_like_complex_numbers():
+    x, at = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(5) * 37
+    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * at[:, None] * 10_000.0 ** -(torch.arange(4.0).double() / 4))
+    torch.testing.assert_close(rotate(x, at), torch.cat([turned.real, turned.imag], -1), rtol=0, atol=1e-12)
+
+
 def test_masks_by_hand():
+    assert as_scores(window_mask(2, 1, 2), torch.float32).tolist() == [[0, 0, -torch.inf], [-torch.inf, 0, 0]]
     assert window_mask(2, 1, 2).tolist() == [[True, True, False], [False, True, True]]
     assert window_mask(2, 1, None).tolist() == [[True, True, False], [True, True, True]]
     assert segment_lengths(10, 6, 4) == [2, 4, 4]

@@ -57,6 +57,22 @@ def test_the_future_changes_nothing_exactly(variant, options):
 
 
 @torch.no_grad()
+def test_whole_segments_share_their_mask(monkeypatch):
+    m, tokens, seen, attend = model("mac"), text(T=70), [], torch.nn.functional.scaled_dot_product_attention
+    _, state = m(tokens[:, :10])
+
+    def spy(q, k, v, attn_mask):
+        seen.append(attn_mask)
+        return attend(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    m(tokens[:, 10:], state)  # 6 tokens of a begun segment, three segments, 6 of a fourth
+    masks = seen[: len(seen) // 2]  # of the first layer
+    assert [len(x) for x in masks] == [6, 16, 16, 16, 6]
+    assert masks[1] is masks[2] is masks[3]
+
+
+@torch.no_grad()
 def test_the_printed_form_of_mac_leaks():
     """The same test that the causal form passes: both leaks of the literal reading."""
     m, tokens = model("mac", literal=True), text(T=48)

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from titans_mini.attention import turn, turns
 from titans_mini.config import TitansConfig
 from titans_mini.masks import Recalled, segment_lengths
 from titans_mini.mixers import BlockState, Gate, Mixer, build_attention, build_memory
+from titans_mini.rotary import turn, turns
 
 
 class MemoryAsContext(Mixer):
@@ -57,8 +57,8 @@ class MemoryAsContext(Mixer):
         fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
         tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
         asked, conv = self._questions(x, state.context_conv, lengths, position)
-        ys, ms, masks, by = [], [], {}, self._turns(state.h_keys.to(x.dtype))  # whole segments have the same masks and places
-        state = dataclasses.replace(state, context_conv=conv)
+        masks, by = {}, self._turns(state.h_keys.to(x.dtype))  # the same for all whole segments
+        ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
         for qkv, (q, gate) in zip(tokens, asked, strict=True):
             state = self._recall(q, gate, by, state)
             y, m, state = self._segment(qkv, fixed, masks, state)

@@ -153,16 +153,16 @@ def backward(
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
     for span in spans(run, tensors, max(m, run.group), kept, backwards=True):
         d_step, d_table, named = span.new_gradients(run)
-        of_chunks = named.chunks()
-        of_batches = of_chunks if m == 1 else named.chunks(m)  # views as well: both grow in the same place
+        of_batches = named.chunks(m)
         dy_parts, dq = join_chunks(dy[:, span.here], m), places(d_qkv[0][:, span.here], m)
         dk_dv = list(zip(*(x[:, span.here].unbind(1) for x in d_qkv[1:]), strict=True))
         for b, r, each in _records(run, span, tensors, kept, at, m):
             i = b.here.start // m
             out.room, rooms, out.gates = rooms[0], rooms[::-1], of_batches[i]
+            of_chunks = [out.gates] if m == 1 else zip(*(g.split(len(dy)) for g in out.gates), strict=True)  # views too
             d, reads = backward_reads(run.net, b.all, r, dy_parts[i], out)
             put(dq[i], d)
-            in_order = zip(b.each, each, reads.split(len(dy)), of_chunks[b.here], dk_dv[b.here], strict=True)
+            in_order = zip(b.each, each, reads.split(len(dy)), of_chunks, dk_dv[b.here], strict=True)
             for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):
                 for place, x in zip(ends, backward_writes(run.net, c, r_c, reads_c, out), strict=True):
                     place.copy_(x)

@@ -13,7 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from titans_mini.attention import window_mask
+from titans_mini.masks import window_mask
 from titans_mini.config import TitansConfig
 from titans_mini.model import TitansLM
 from titans_mini.viz import palette
