@@ -13,8 +13,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from titans_mini.masks import window_mask
 from titans_mini.config import TitansConfig
+from titans_mini.masks import window_mask
 from titans_mini.model import TitansLM
 from titans_mini.viz import palette
 from titans_mini.viz.picture import figure
