@@ -110,7 +110,8 @@ def test_positions_are_relative_and_exact_far_out():
 
 def test_pairs_turn_like_complex_numbers():
     x, at = torch.randn(2, 5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.arange(5) * 37
-    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * at[:, None] * 10_000.0 ** -(torch.arange(4.0).double() / 4))
+    angle = at[:, None] * 10_000.0 ** -(torch.arange(4, dtype=torch.float64) / 4)
+    turned = torch.complex(x[..., :4], x[..., 4:]) * torch.exp(1j * angle)
     torch.testing.assert_close(rotate(x, at), torch.cat([turned.real, turned.imag], -1), rtol=0, atol=1e-12)
 
 
