@@ -29,7 +29,7 @@ def window_mask(new: int, old: int, window: int | None, device: torch.device | N
 def as_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn a mask into what is added to scores: 0 where it is True, else −∞.
 
-    `scaled_dot_product_attention` takes either; on a CPU it spends as long on booleans as on attention itself.
+    `scaled_dot_product_attention` takes either, and makes the one of the other, call after call.
 
     Args:
         mask: booleans of any shape.
