@@ -76,7 +76,8 @@ def test_the_masks_are_those_that_attention_gets(variant, size, monkeypatch):
     original = F.scaled_dot_product_attention
 
     def spy(q, k, v, attn_mask=None, is_causal=False):
-        masks.append(torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril() if is_causal else attn_mask)
+        causal = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        masks.append(causal if is_causal else attn_mask == 0)  # what is added to a score: 0 where it counts
         return original(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
