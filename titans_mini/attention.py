@@ -199,12 +199,17 @@ class Attention(nn.Module):
         """All new tokens against all that is kept, with one mask."""
         if not (self.window or state.k.shape[2] or front or extra):  # the kernel skips what a causal mask hides
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
-        sizes = (q.shape[2], *(a.shape[2] for a, _ in parts), extra.begun if extra else 0)
+        keys, values = self._in_line(k, v, state, front, extra)
+        sizes = q.shape[2], state.k.shape[2], keys.shape[2], extra.begun if extra else 0
         if sizes not in masks:
             masks[sizes] = self._mask(q, state, front, extra)
-        keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=masks[sizes])
+
+    def _in_line(self, k, v, state, front, extra) -> tuple[Tensor, Tensor]:
+        """All keys and values in one line, [P ‖ h ‖ older ‖ new]."""
+        parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
+        keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
+        return keys, values
 
     def _mask(self, q, state, front, extra) -> Tensor:
         """Who sees whom in `_at_once`: (T, keys)."""
@@ -215,12 +220,11 @@ class Attention(nn.Module):
         return as_scores(mask, q.dtype)
 
     def _by_rule(self, q, k, v, state, front, extra) -> Tensor:
-        """All keys in one line, [P ‖ h ‖ older ‖ new], and a rule that says who sees whom."""
-        parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
+        """All new tokens against all that is kept, and a rule that says who sees whom."""
         sizes = {"prefix": sum(a.shape[2] for a, _ in front), "old": state.k.shape[2], "window": self.window}
         if extra:
             sizes |= {"extra": extra.k.shape[2], "stride": extra.stride, "begun": extra.begun}
-        keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
+        keys, values = self._in_line(k, v, state, front, extra)
         return flex(q, keys, values, Layout(**sizes, all_extra=bool(extra and extra.everything)))
 
     def _in_blocks(self, q, k, v, state, front) -> Tensor:

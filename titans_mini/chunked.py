@@ -7,7 +7,6 @@ are summed once, at the end of the chunk. `deep` runs the chunks of a network, `
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
@@ -188,9 +187,6 @@ class _Chunks(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True
             grads = _FirstOrder.apply(len(grads), *grads, *upstream, *everything)
         return None, None, *grads
-
-
-_Chunks.forward.__signature__ = inspect.signature(_Chunks.forward)  # `apply` asks for it, call after call
 
 
 class _FirstOrder(torch.autograd.Function):

@@ -57,7 +57,7 @@ class MemoryAsContext(Mixer):
         fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
         tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
         asked, conv = self._questions(x, state.context_conv, lengths, position)
-        masks, by = {}, self._turns(state.h_keys.to(x.dtype))  # the same for all whole segments
+        masks, by = {}, {}  # whole segments share theirs
         ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
         for qkv, (q, gate) in zip(tokens, asked, strict=True):
             state = self._recall(q, gate, by, state)
@@ -87,13 +87,7 @@ class MemoryAsContext(Mixer):
         gate = self.memory.output_gate(x[:, first :: self.stride])
         return zip(q[:, :, first :: self.stride].split(due, 2), gate.split(due, 1), strict=True), conv
 
-    def _turns(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute by what the keys of a segment's h are turned, (count, D) twice."""
-        places = torch.arange(self.count, device=like.device)
-        places = places * self.stride + self.h_offset if self.c.order == "psh" else places + 1
-        return turns(like, places, self.c.rope_base)
-
-    def _recall(self, q: Tensor, gate: Tensor, by: tuple[Tensor, Tensor], s: BlockState) -> BlockState:
+    def _recall(self, q: Tensor, gate: Tensor, by: dict, s: BlockState) -> BlockState:
         """Ask the memory of the segment before, eq. 21, and turn the answers h into keys and values."""
         if s.attention.position % self.c.segment == 0:
             s = dataclasses.replace(
@@ -103,8 +97,12 @@ class MemoryAsContext(Mixer):
             return s
         h = self.memory.answer(self.memory.ask(q, s.context), gate)
         k, v = self.attention.keys_and_values(h)
-        known = s.h_keys.shape[2]
-        k = turn(k, tuple(z[known : known + k.shape[2]].to(k) for z in by))
+        numbers = s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2]
+        if numbers not in by:
+            places = torch.arange(*numbers, device=k.device)
+            places = places * self.stride + self.h_offset if self.c.order == "psh" else places + 1
+            by[numbers] = turns(k, places, self.c.rope_base)
+        k = turn(k, by[numbers])
         keys, values = (torch.cat([old.to(new), new], 2) for old, new in ((s.h_keys, k), (s.h_values, v)))
         return dataclasses.replace(s, h_keys=keys, h_values=values)
 

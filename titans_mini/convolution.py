@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
@@ -50,12 +49,8 @@ class _ShiftAndAdd(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # by itself, so that it can be differentiated again
         x, weight = ctx.saved_tensors
         J, T = weight.shape[1], dy.shape[1]
-        again = _ShiftAndAdd.apply if torch.is_grad_enabled() else _ShiftAndAdd.forward  # differentiated again, or not
-        dx = again(F.pad(dy, (0, 0, J - 1, J - 1)), weight.flip(1))
+        dx = _ShiftAndAdd.apply(F.pad(dy, (0, 0, J - 1, J - 1)), weight.flip(1))
         return dx, torch.stack([(dy * x[:, j : j + T]).sum((0, 1)) for j in range(J)], 1)
-
-
-_ShiftAndAdd.forward.__signature__ = inspect.signature(_ShiftAndAdd.forward)  # `apply` asks for it, call after call
