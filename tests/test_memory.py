@@ -26,6 +26,7 @@ VARIANTS = {
     "one head": {"heads": 1},
     "recurrence": {"backend": "recurrence"},
     "silu": {"activation": "silu"},
+    "groups of one chunk": {"group_size": 1},
 }
 variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 

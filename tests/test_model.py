@@ -171,6 +171,21 @@ def test_a_step_lowers_the_loss(variant):
     assert losses[-1] < losses[0] - 0.05 and abs(losses[0] - math.log(50)) < 0.5
 
 
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm", "gated-delta"])
+def test_the_group_size_decides_what_training_keeps_and_changes_no_gradient(variant):
+    found = {}
+    for group_size in (1, 8, None):  # chunks of 4 tokens; the default are 64 tokens, 16 chunks
+        m, kept = model(variant, group_size=group_size, segment=64), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=kept: (to.append(x.numel()), x)[1], lambda x: x):
+            loss, _ = m.loss(text(T=129))
+        loss.backward()
+        found[group_size] = sum(kept), [p.grad for p in m.parameters()]
+    (most, first), (less, second), (least, third) = found.values()
+    assert most > less > least
+    for a, b, c in zip(first, second, third, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and torch.allclose(a, c, rtol=1e-9, atol=1e-12)
+
+
 # -- presets -----------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +352,8 @@ def test_errors_name_got_and_expected():
         ({"long_term": 5}, "a divisor of segment"),
         ({"gate": "tanh"}, "gate: got 'tanh'"),
         ({"persistent": -1}, "persistent: got -1"),
+        ({"group_size": 0}, "group_size: got 0"),
+        ({"group_size": 2.0}, "group_size: got 2.0"),
         ({"forget": "vector"}, "forget: got 'vector'"),
         ({"forget": "channel", "memory_expansion": 1.5}, "a whole number"),
         ({"attention": "flash"}, "attention: got 'flash'"),

@@ -21,6 +21,7 @@ class DeltaMemory(NeuralMemory):
         gated: whether it forgets.
         chunk_size: C; the result does not depend on it.
         conv_size: width of the causal convolution.
+        group_size: as in `NeuralMemory`.
         half_life: where the forget gates of the heads start, in tokens.
 
     Built in: notebooks/08 · Paper: eq. 34, appendix C
@@ -34,6 +35,7 @@ class DeltaMemory(NeuralMemory):
         gated: bool = False,
         chunk_size: int = 16,
         conv_size: int = 4,
+        group_size: int | None = None,
         half_life: tuple[float, float] = (32.0, 4096.0),
     ) -> None:
         """Build the layer; see the class for the arguments."""
@@ -46,6 +48,7 @@ class DeltaMemory(NeuralMemory):
             anchor="token",
             chunk_size=chunk_size,
             conv_size=conv_size,
+            group_size=group_size,
             half_life=half_life,
             max_theta=0.5,  # β up to 1: one write can replace what a unit key holds
             theta=0.25,

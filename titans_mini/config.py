@@ -68,6 +68,7 @@ class TitansConfig:
     momentum: bool = True  # False: η = 0, for ablations
     forgetting: bool = True  # False: α = 0
     forget: str = "scalar"  # ⚠ or "channel": a rate for each channel, see `channelwise`; the delta rules have a number
+    group_size: int | None = None  # for training: chunks between kept states, 1 is fastest, see `neural_memory`
     attention: str = "sdpa"  # or "flex": FlexAttention, the same result, for CUDA devices
 
     # what the paper leaves open
@@ -96,6 +97,8 @@ class TitansConfig:
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"{name}: got {size!r}, expected an integer ≥ 1")
+        if self.group_size is not None and (not isinstance(self.group_size, int) or self.group_size < 1):
+            raise ValueError(f"group_size: got {self.group_size!r}, expected an integer ≥ 1, in chunks, or None")
         if self.persistent < 0:
             raise ValueError(f"persistent: got {self.persistent}, expected ≥ 0 tokens")
         if self.dim % self.heads or self.dim // self.heads % 2:

@@ -69,9 +69,7 @@ def neural_memory(
 
     Built in: notebooks/03 · Paper: eq. 13–18
     """
-    _check_options(net, chunk_size, anchor, read, backend)
-    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
-        raise ValueError(f"group_size: got {group_size!r}, expected an integer ≥ 1, in chunks, or None")
+    _check_options(net, chunk_size, anchor, read, backend, group_size)
     _check_tensors(q, k, v, alpha, eta, theta, net)
     if alpha.dim() == 5:
         _check_channels(net, anchor, backend)
@@ -98,12 +96,16 @@ def _ordinary(x: Tensor) -> Tensor:
     return x.clone() if x.is_inference() else x
 
 
-def _check_options(net: MemoryNet, chunk_size: int, anchor: str, read: str, backend: str) -> None:
+def _check_options(
+    net: MemoryNet, chunk_size: int, anchor: str, read: str, backend: str, group_size: int | None
+) -> None:
     """Refuse options that do not exist or do not fit together."""
     if not isinstance(net, MemoryNet):
         raise TypeError(f"net: got {type(net).__name__}, expected a MemoryNet: MemoryNet(dim, depth=…)")
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
         raise ValueError(f"chunk_size: got {chunk_size!r}, expected an integer ≥ 1 (1 is the online rule)")
+    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
+        raise ValueError(f"group_size: got {group_size!r}, expected an integer ≥ 1, in chunks, or None")
     if anchor not in ("chunk", "token"):
         raise ValueError(f"anchor: got {anchor!r}, expected 'chunk' or 'token'")
     if read not in ("after", "before"):

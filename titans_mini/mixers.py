@@ -109,8 +109,8 @@ def build_memory(c: TitansConfig) -> NeuralMemory:
     Built in: notebooks/07 · Paper: –
     """
     if c.variant in ("delta", "gated-delta"):
-        gated, sizes = c.variant == "gated-delta", {"chunk_size": c.chunk_size, "conv_size": c.conv_size}
-        return DeltaMemory(c.dim, c.heads, gated=gated, half_life=c.half_life, **sizes)
+        sizes = {"chunk_size": c.chunk_size, "conv_size": c.conv_size, "group_size": c.group_size}
+        return DeltaMemory(c.dim, c.heads, gated=c.variant == "gated-delta", half_life=c.half_life, **sizes)
     return NeuralMemory(
         c.dim,
         c.heads,
@@ -119,6 +119,7 @@ def build_memory(c: TitansConfig) -> NeuralMemory:
         residual=c.residual,
         norm=c.norm,
         chunk_size=c.chunk_size,
+        group_size=c.group_size,
         read=c.read,
         conv_size=c.conv_size,
         layer_gates=c.layer_gates,
