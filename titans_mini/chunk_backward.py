@@ -59,9 +59,13 @@ class Grads:
         """Choose a layer's gates; one set serves all layers."""
         return self.gates[min(layer, len(self.gates) - 1)]
 
-    def add_to_anchor(self, layer: int, dW: Tensor) -> None:
-        """Add a gradient at the weights that the gradients of the chunk were taken at."""
-        (self.Z[layer].W if self.at is None else self.at[layer]).add_(dW)
+    def add_to_anchor(self, layer: int, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Add Σ aᵀ d to the gradient at the weights that the gradients of the chunk were taken at, as those lie."""
+        upright, dW = self.at is not None or self.Z[layer].upright, None
+        for a, d in pairs:
+            left, right = (a, d) if upright else (d, a)
+            dW = torch.bmm(left.mT, right) if dW is None else dW.baddbmm_(left.mT, right)
+        (self.Z[layer].W if self.at is None else self.at[layer]).add_(dW if upright else dW.mT)
 
 
 def backward_reads(net: MemoryNet, c: Chunk, r: Record, dy: Tensor, out: Grads) -> tuple[Tensor, FromReads]:
@@ -164,7 +168,7 @@ def _steps(
 ) -> tuple[Tensor, Tensor]:
     """Through the gradients at the anchor: the second derivative of the loss. Returns dk and dv."""
     s, at, shared = r.steps, r.at, len(c.gates) == 1
-    dW, dz, carried = [None] * net.depth, [], None  # carried: gradient at what σ′ multiplied, on its way up the layers
+    dz, carried, pairs = [], None, [[] for _ in range(net.depth)]  # carried: gradient at what σ′ multiplied, going up
     for layer in range(net.depth):
         d_delta = dw[layer]
         if not shared:
@@ -172,7 +176,7 @@ def _steps(
             d_delta = d_delta.mul_(c.gates[layer].step)
         if carried is not None:
             d_delta.baddbmm_(carried, at[layer])
-            dW[layer] = torch.bmm(carried.mT, s.delta[layer])
+            pairs[layer].append((carried, s.delta[layer]))
         if layer < net.depth - 1:
             dz.append(s.bent[layer].mul_(d_delta))
             carried = d_delta.mul_(s.slopes[layer])
@@ -182,9 +186,7 @@ def _steps(
     dz_last, dv = _error(net, s, d_delta, out)
     dz.append(dz_last)
     for layer in range(net.depth - 1, -1, -1):
-        up = s.a[layer].mT
-        dW_l = torch.bmm(up, dz[layer]) if dW[layer] is None else dW[layer].baddbmm_(up, dz[layer])
-        out.add_to_anchor(layer, dW_l)
+        out.add_to_anchor(layer, [*pairs[layer], (s.a[layer], dz[layer])])
         da[layer].baddbmm_(dz[layer], at[layer].mT)
         if layer:
             dz[layer - 1].addcmul_(da[layer], s.slopes[layer - 1])
