@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.cases import LAYER, PER_TOKEN, Case
+from benchmarks.cases import EVERY_CHUNK, LAYER, PER_TOKEN, Case
 from benchmarks.peers import EqualLayer, copy_weights, their_layer, titans_pytorch
 from benchmarks.providers import OPERATORS, Operator
 from titans_mini import MemoryNet, MemoryState
@@ -97,7 +97,7 @@ def _equal_operators(operators: dict[str, Operator], device: str) -> Iterator[tu
         net = MemoryNet(6, **shape).to(device, torch.float64)
         state = start(net, 2, 2).to(device)
         expected = outcome(operators["recurrence"](x, state, net, C), x)
-        for form in ("chunked", "materialised"):
+        for form in ("chunked", EVERY_CHUNK, "materialised"):
             got = outcome(operators[form](x, state, net, C), x)
             yield f"{form} = recurrence, {name}", difference(got[:1], expected[:1])
             yield f"{form} = recurrence, {name}, gradients", difference(got[1:], expected[1:])

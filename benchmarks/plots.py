@@ -68,24 +68,27 @@ def over(results: dict, sweep: str, xlabel: str) -> Figure:
     return fig
 
 
-def score(bar: dict) -> float:
-    """Say how far a bar is reached: 1 is met, 2 twice as good as asked."""
+def score(bar: dict, key: str = "number") -> float:
+    """Say how far a bar is reached, within a factor of 8: 1 is met, 2 twice as good as asked."""
     sense, limit = bar["bar"].split()
-    return bar["number"] / float(limit) if sense == "≥" else float(limit) / max(bar["number"], 1e-12)
+    found = bar[key] / float(limit) if sense == "≥" else float(limit) / max(bar[key], 1e-12)
+    return min(max(found, 1 / 8), 8)
 
 
 def bars(results: dict) -> Figure:
     """Draw every measured bar against what was asked."""
     measured = [bar for bar in results["bars"] if bar["number"] is not None]
     fig, ax = figure(8.6, 1.0 + 0.19 * len(measured))
-    scores = [min(max(score(bar), 1 / 8), 8) for bar in measured]
-    at = range(len(measured))
+    scores, at = [score(bar) for bar in measured], range(len(measured))
     colours = [KEY if bar["reached"] else DIVERGED for bar in measured]
     ax.hlines(at, 1, scores, color=colours, linewidth=1.6)
     for reached, mark, words in ((True, "o", "reached"), (False, "X", "not reached")):
         where = [i for i in at if measured[i]["reached"] == reached]
         colour = KEY if reached else DIVERGED
         ax.scatter([scores[i] for i in where], where, marker=mark, s=26, color=colour, zorder=3, label=words)
+    alone = {i: score(bar, "alone") for i, bar in enumerate(measured) if bar["alone"]}
+    words = "with nothing but its matrix products"
+    ax.scatter(list(alone.values()), list(alone), marker="|", s=60, color=MUTED, zorder=2, label=words)
     ax.axvline(1, color=INK, linewidth=0.9)
     ax.set_yticks(list(at), [f"{bar['what']}  {bar['bar']}" for bar in measured], fontsize=7)
     ax.set_ylim(len(measured) - 0.4, -0.6)
@@ -94,7 +97,7 @@ def bars(results: dict) -> Figure:
     ax.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["≤ ⅛", "¼", "½", "bar", "2×", "4×", "≥ 8×"])
     ax.grid(True, axis="x")
     ax.tick_params(axis="y", length=0, labelcolor=INK)
-    legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.04 if len(measured) < 20 else -0.02), ncols=2)
+    legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.04 if len(measured) < 20 else -0.02), ncols=3)
     return fig
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.cases import LAYER, PEERS, Case
+from benchmarks.cases import EVERY_CHUNK, LAYER, PEERS, Case
 from benchmarks.flops import PRODUCTS, SIZE
 from benchmarks.materialised import materialised
 from benchmarks.peers import EqualLayer, their_layer
@@ -19,12 +19,13 @@ from titans_mini import MemoryNet, MemoryState, neural_memory
 Operator = Callable[[list[Tensor], MemoryState, MemoryNet, int], Tensor]
 
 
-def _ours(**options: str) -> Operator:
+def _ours(**options: object) -> Operator:
     return lambda x, state, net, C: neural_memory(*x, state, net=net, chunk_size=C, **options)[0]
 
 
 OPERATORS: dict[str, Operator] = {
     "chunked": _ours(backend="chunked"),
+    EVERY_CHUNK: _ours(backend="chunked", group_size=1),
     "online": _ours(backend="chunked", anchor="token"),
     "recurrence": _ours(backend="recurrence"),
     "materialised": materialised,

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import LAYER, PEERS, PER_TOKEN, SWEEPS
+from benchmarks.cases import EVERY_CHUNK, LAYER, PEERS, PER_TOKEN, PRODUCTS_OF, SWEEPS
 from benchmarks.memory import ROOT
 
 KEY = ("sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass")  # what makes a row the same row
 NOTES = f"""
-bars      number is ours. Ratios are within one sweep: one process, all providers in turn.
+bars      number is ours. Ratios are within one sweep: one process, all providers in turn. `products alone` is the
+          number that ours would have if it took no longer than its own matrix products, done again one after the other
+          with all of their tensors in the cache: where that misses a bar, nothing but faster products would reach it.
+          Chunk sizes are compared at the group size that is the faster one, see `{EVERY_CHUNK}`.
 ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
 ms        process time in one thread of the fastest round: what else runs on a machine only ever adds to it. The
           median over the rounds is beside it, and the spread, slowest over fastest. On a GPU: the median, of events.
@@ -25,6 +28,8 @@ share     of the rate of the yardstick in the same sweep, 256 products of 64×64
           12P − 2P₁ + 2CN per token and head forward, three times that with backward; attention: half of the scores,
           as the mask leaves them.
 peak      bytes above the inputs, each in a process of its own (`--memory`).
+groups    training keeps a state every 64 tokens, or every chunk where those are longer, and computes what lies between
+          again. `{EVERY_CHUNK}` keeps one for every chunk (`group_size=1`): less time, more memory.
 layers    titans-pytorch is a whole layer: RMSNorm, linear q, k, v and gates, memory. `{LAYER}` is our operator
           behind the same modules, with one head and a batch of four sequences as there. Gradients reach parameters
           and input. `{PER_TOKEN}` computes what ours does. `per chunk` updates once a chunk, and
@@ -155,10 +160,11 @@ def _bars(bars: list[dict]) -> str:
     """Lay the verdicts out, of the bars whose rows were measured."""
     measured = [bar for bar in bars if bar["number"] is not None]
     width = max((len(bar["what"]) for bar in measured), default=4)
-    lines = [f"{'what':{width}}  {'bar':>9}  {'number':>9}  reached"]
+    lines = [f"{'what':{width}}  {'bar':>9}  {'number':>9}  {'products alone':>14}  reached"]
     for bar in measured:
         reached = "yes" if bar["reached"] else "NO"
-        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {bar['number']:>9.3g}  {reached}")
+        alone = _show(bar["alone"], ".3g")
+        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {bar['number']:>9.3g}  {alone:>14}  {reached}")
     if len(measured) < len(bars):
         lines.append(f"and {len(bars) - len(measured)} bars whose rows are not in this file")
     return "\n".join(lines)
@@ -195,7 +201,7 @@ def _show(value: float | None, form: str, factor: float = 1) -> str:
 
 def _ratio(row: dict, rows: list[dict]) -> float | None:
     """Divide by the time of ours with the same network and sizes; attention is divided by a matrix memory's."""
-    ours = LAYER if row["provider"] in (*PEERS, LAYER) else "chunked"
+    ours = LAYER if row["provider"] in (*PEERS, LAYER, PRODUCTS_OF + LAYER) else "chunked"
     same = {"provider": ours, "net": row["net"] or "matrix"} | {key: row[key] for key in ("B", "H", "T", "D", "pass")}
     if row["C"]:
         same |= {"C": row["C"], "depth": row["depth"]}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
-from benchmarks.cases import PEERS, Case, cases
+from benchmarks.cases import PEERS, PRODUCTS_OF, Case, cases
 from benchmarks.flops import flops
 from benchmarks.memory import peak_apart
 from benchmarks.peers import titans_pytorch
+from benchmarks.products import Products
 from benchmarks.providers import Work, build, forget
 from benchmarks.timing import Times, measure
 
@@ -38,7 +40,7 @@ def time_sweep(sweep: str, scale: int, rounds: int, device: str) -> list[dict]:
     every = cases(sweep, scale)
     calls = {}
     for case in filter(installed, every):
-        work = build(case, device)
+        work = ready(case, device)
         for which in case.passes:
             calls[case, which] = work.forward if which == "forward" else work.both
             check_finite(case, which, work)
@@ -49,7 +51,14 @@ def time_sweep(sweep: str, scale: int, rounds: int, device: str) -> list[dict]:
     return [_row(case, which, times.get((case, which)), yardstick) for case in every for which in case.passes]
 
 
-def check_finite(case: Case, which: str, work: Work) -> None:
+def ready(case: Case, device: str) -> Work | Products:
+    """Make a case ready to run, or its products."""
+    if not case.provider.startswith(PRODUCTS_OF):
+        return build(case, device)
+    return Products(build(replace(case, provider=case.provider.removeprefix(PRODUCTS_OF)), device))
+
+
+def check_finite(case: Case, which: str, work: Work | Products) -> None:
     """Refuse to time a memory that diverges: its NaN may be faster or slower than numbers."""
     if which == "forward" and not math.isfinite(work.forward().sum().item()):
         raise ValueError(f"{case}: its output is not finite")
@@ -73,7 +82,7 @@ def weigh_sweep(sweep: str, scale: int, device: str) -> list[dict]:
     """Measure the peak memory of a sweep's cases, each in a process of its own: rows without times."""
     rows = []
     for case in filter(installed, cases(sweep, scale)):
-        if case.provider == "product":
+        if case.provider.startswith("product"):  # the yardstick, and products alone: they keep nothing
             continue
         for which in case.passes if sweep == "main" else ("both",):  # elsewhere the larger of the two will do
             say(f"sweep {sweep}: memory of {case.provider} {case.net or ''} T {case.T} {which}")

@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import __main__ as command
-from benchmarks import bars, cases, coefficients, flops, gate, memory, plots, providers, report, runs, stream
+from benchmarks import bars, cases, coefficients, flops, gate, memory, plots, products, providers, report, runs, stream
 from benchmarks.materialised import decay_mask
 from benchmarks.peers import titans_pytorch
 from tests.helpers import difference
@@ -24,6 +24,7 @@ ROW = {"sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass"}
 ROW |= {"seconds", "median", "spread", "flops", "share", "peak_bytes"}
 HEAD = {"hardware", "date", "commit", "command", "gate", "bars", "rows", "sweeps"}
 PROVIDERS = {"chunked", "online", "recurrence", "materialised", "sdpa", "product", cases.LAYER, *cases.PEERS}
+PROVIDERS |= {cases.EVERY_CHUNK, cases.PRODUCTS_OF + "chunked", cases.PRODUCTS_OF + cases.LAYER}
 
 needs_peer = pytest.mark.skipif(
     titans_pytorch() is None, reason="titans-pytorch is not installed: pip install -e '.[bench]'"
@@ -40,7 +41,7 @@ def errors():
 
 def test_the_gate_passes(errors):
     assert gate.failures(errors) == []
-    for form in ("chunked", "materialised", "online", "chunked float32"):
+    for form in ("chunked", cases.EVERY_CHUNK, "materialised", "online", "chunked float32"):
         assert any(name.startswith(f"{form} =") for name in errors), form
 
 
@@ -63,7 +64,7 @@ def wrong_gradient(form):
 
 
 @pytest.mark.parametrize("mistake", [wrong_sign, wrong_gradient])
-@pytest.mark.parametrize("form", ["chunked", "online", "materialised"])
+@pytest.mark.parametrize("form", ["chunked", cases.EVERY_CHUNK, "online", "materialised"])
 def test_the_gate_can_fail(form, mistake):
     wrong = gate.failures(gate.run_gate({**providers.OPERATORS, form: mistake(form)}))
     assert wrong and all(line.startswith(form) for line in wrong)
@@ -85,14 +86,12 @@ def test_nothing_is_timed_or_printed_when_the_gate_fails(monkeypatch, capsys, tm
 # -- what is counted ------------------------------------------------------------------------------------------------
 
 
+IN_PLACE = {torch.ops.aten.baddbmm_: lambda z, a, b, **_: 2 * a[0] * a[1] * a[2] * b[2]}  # unknown to PyTorch
+
+
 def torchs_count(case):
-    """What PyTorch counts in a forward pass; products added in place are unknown to it, so it is told of them."""
-
-    def added_in_place(z, a, b, **_):
-        return 2 * a[0] * a[1] * a[2] * b[2]
-
-    known = {torch.ops.aten.baddbmm_: added_in_place}
-    with FlopCounterMode(display=False, custom_mapping=known) as counter:
+    """What PyTorch counts in a forward pass."""
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
         providers.build(case).forward()
     return counter.get_total_flops()
 
@@ -107,6 +106,22 @@ def test_the_formula_against_torchs_own_count(C):
 def test_the_formula_for_a_matrix_by_hand():
     D, C = 64, 64
     assert flops.per_token(MemoryNet(D, 1, residual=False, norm=False), C) == 10 * D * D + 4 * C * D
+
+
+@pytest.mark.parametrize("net", ["matrix", "mlp4"])
+def test_the_products_of_a_call_are_all_of_its_products(net):
+    work = providers.build(cases.Case("main", "chunked", net, T=256))
+    alone = products.Products(work)
+    counts = []
+    for which, call in (("forward", work.forward), ("both", work.both), ("forward", alone.forward)):
+        with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
+            call()
+        counts.append(counter.get_total_flops())
+        assert alone.flops(which) == counts[-1] > 0
+    assert counts[1] > 2 * counts[0]  # backward takes more than forward
+    before = [x.clone() for x in work.leaves]
+    assert alone.both().isfinite().all()
+    assert all(torch.equal(a, b) for a, b in zip(before, work.leaves, strict=True))  # with tensors of its own
 
 
 def test_the_yardstick_and_attention_against_torchs_own_count():
@@ -172,7 +187,7 @@ def test_a_quick_run_gives_every_key(quick):
     results, printed, path = quick
     assert set(results) == HEAD and set(results["hardware"]) == {"cpu", "torch", "threads"}
     assert all(set(row) == ROW for row in results["rows"])
-    assert all(set(bar) == {"what", "bar", "number", "reached"} for bar in results["bars"])
+    assert all(set(bar) == {"what", "bar", "number", "reached", "alone"} for bar in results["bars"])
     assert {row["sweep"] for row in results["rows"]} == set(cases.DEFAULT)
     assert {row["provider"] for row in results["rows"]} == PROVIDERS
     assert all((row["share"] is not None) <= (row["pass"] == "forward") for row in results["rows"])
@@ -223,8 +238,19 @@ def test_bars_compare_in_the_right_direction():
     assert most["reached"] is True and least["reached"] is False and most["number"] == 3.4
     missing = bars.Bar("", "≤", 1, bars.ratio(both, both._replace(T=8))).verdict(rows)
     assert missing["number"] is None and missing["reached"] is None
+    assert bars.Bar("", "≤", 1, bars.ratio(both, both), bars.ratio(forward, both)).verdict(rows)["alone"] == 1 / 3.4
     nothing = bars.Bar("", "≤", 1, lambda _: math.nan).verdict(rows)
     assert nothing["reached"] is False
+
+
+def test_chunk_sizes_are_compared_at_the_faster_group_size():
+    keys = dict.fromkeys(ROW) | {"net": "mlp4", "pass": "both", "sweep": "C", "T": 4096, "D": 64}
+    seconds = {("chunked", 8): 9.0, (cases.EVERY_CHUNK, 8): 7.0, ("chunked", 16): 4.0, (cases.EVERY_CHUNK, 16): 5.0}
+    seconds |= {("chunked", C): 2.0 for C in bars.CHUNK_SIZES[2:]}
+    rows = bars.Rows([keys | {"provider": p, "C": C, "seconds": s} for (p, C), s in seconds.items()])
+    verdicts = {bar.what: bar.verdict(rows)["number"] for bar in bars.over_chunk_sizes()}
+    found = [verdicts[f"mlp4: C {C} over the best C, time, forward+backward"] for C in (8, 16, 256)]
+    assert found == [3.5, 2.0, 1.0]
 
 
 # -- what is recorded -----------------------------------------------------------------------------------------------
