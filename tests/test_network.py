@@ -82,7 +82,7 @@ def test_gradients_by_hand_equal_autograd(activation, depth, residual, norm):
     net = network(D=3, depth=depth, residual=residual, norm=norm, activation=activation)
     W = [w.requires_grad_() for w in start(net, B=1, H=2).weights]
     k, v = torch.randn(2, 1, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    two = Gates(*[torch.full((2, 4, 1), 2.0, dtype=torch.float64)] * 6)  # 2θ with θ = 1
+    two = Gates(*[torch.full((2, 4, 1), 2.0, dtype=torch.float64)] * 7)  # 2θ with θ = 1
     flat = [x.flatten(0, 1) for x in (k, v)]
     steps = anchored_steps(net, Chunk(flat[0], *flat, [two], Twice()), [w.flatten(0, 1) for w in W])
     a, minus_delta = ([x.unflatten(0, (1, 2)) for x in xs] for xs in (steps.a, steps.w))

@@ -30,11 +30,10 @@ class Record(NamedTuple):
 
 
 class FromReads(NamedTuple):
-    """Gradients that the reads of a chunk send to its writes and its start; the first two grow in `backward_writes`."""
+    """Gradients that the reads of a chunk send to its writes, where they grow in `backward_writes`."""
 
     a: list[Tensor]  # L tensors (N, c, in)
     w: list[Tensor]  # L tensors (N, c, out)
-    Z: list[Tensor]  # at L stacks, as they lie
 
     def split(self, N: int) -> list[FromReads]:
         """Take those of joined chunks apart."""
@@ -50,7 +49,7 @@ class Grads:
 
     gates: list[Gates]  # like the chunk's
     Z: list[Stack]  # at the memory and the momentum
-    room: Matrices  # where the next Z may be put; other memory than Z is in
+    starts: Matrices  # what reads send to the stacks that they begin with, as those lie; other memory than Z is in
     at: Matrices | None  # at the anchor, where it is not the chunk's start
     gain: Tensor | None  # (D,), of the norm; bias likewise
     bias: Tensor | None
@@ -89,23 +88,25 @@ def backward_reads(net: MemoryNet, c: Chunk, r: Record, dy: Tensor, out: Grads) 
         dz, dgain, dbias = norm_pull(dy, r.z[-1], net.norm_weight.to(dy.dtype), net.eps, slow=True)
         out.gain.add_(dgain)
         out.bias.add_(dbias)
-    da, dw, dZ = [], [], []
+    da, dw = [], []
     for layer in range(net.depth - 1, -1, -1):
         g, d, a, w = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.w[layer]
+        add = layer < net.depth - 1 and len(c.gates) == 1  # to what the layers above found; else nothing is there yet
         scores, dscores = torch.bmm(h[layer], a.mT), torch.bmm(dz, w.mT)
-        d.G.addcmul_(dscores, scores)
+        d.G.addcmul_(dscores, scores) if add else torch.mul(dscores, scores, out=d.G)
         scores.mul_(g.G)
         dscores.mul_(g.G)
         dw.append(torch.bmm(scores.mT, dz))
         da.append(torch.bmm(dscores.mT, h[layer]))
-        dZ.append(out.room[layer][: len(dz)])
-        dh = _start(c, g, d, h[layer], dz, r.Z[layer], dZ[-1])
+        dh = _start(c, g, d.reads, add, h[layer], dz, r.Z[layer], out.starts[layer][: len(dz)])
         dh.baddbmm_(dscores, a)
         dz = act.pull(dh, r.z[layer - 1]) if layer else dh
-    return dz + dy if net.residual else dz, FromReads(da[::-1], dw[::-1], dZ[::-1])
+    return dz + dy if net.residual else dz, FromReads(da[::-1], dw[::-1])
 
 
-def backward_writes(net: MemoryNet, c: Chunk, r: Record, reads: FromReads, out: Grads) -> tuple[Tensor, Tensor]:
+def backward_writes(
+    net: MemoryNet, c: Chunk, r: Record, reads: FromReads, starts: list[Stack], out: Grads
+) -> tuple[Tensor, Tensor]:
     """Differentiate one chunk but for its reads: `anchored_steps`, then `end_chunk`.
 
     Args:
@@ -113,6 +114,7 @@ def backward_writes(net: MemoryNet, c: Chunk, r: Record, reads: FromReads, out: 
         c: the chunk.
         r: its record.
         reads: what its reads send; overwritten.
+        starts: what they send to the stacks at its start; becomes the gradient there.
         out: comes with the gradient at the chunk's *end* in Z, leaves with that at its start; all else grows.
 
     Returns:
@@ -120,46 +122,42 @@ def backward_writes(net: MemoryNet, c: Chunk, r: Record, reads: FromReads, out: 
 
     Built in: notebooks/06 · Paper: eq. 16–18
     """
-    _end(c, r, reads, out)
+    _end(c, r, reads, starts, out)
     return _steps(net, c, r, reads.a, reads.w, out)
 
 
-def _end(c: Chunk, r: Record, reads: FromReads, out: Grads) -> None:
+def _end(c: Chunk, r: Record, reads: FromReads, starts: list[Stack], out: Grads) -> None:
     """From the chunk's end to its start: W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w), P = m_C P₀ + aᵀ(n_C ∘ w)."""
-    before = []
-    for layer, (Z, dZ) in enumerate(zip(r.Z, out.Z, strict=True)):
+    for layer, (Z, dZ, start) in enumerate(zip(r.Z, out.Z, starts, strict=True)):
         g, d, a, w = c.of_layer(layer), out.of_layer(layer), r.steps.a[layer], r.steps.w[layer]
         da, dw = reads.a[layer], reads.w[layer]
         narrow, wide, d_narrow, d_wide = (a, w, da, dw) if Z.upright else (w, a, dw, da)
-        _, d_ends = twice_backward(torch.bmm(wide, dZ.whole.mT), narrow, g.ends, d_narrow)
-        d.ends.add_(d_ends)
+        twice_backward(torch.bmm(wide, dZ.whole.mT), narrow, g.ends, d.ends, add=True, dx=d_narrow)
         d_wide.baddbmm_(c.twice(narrow, g.ends), dZ.whole)
-        before.append(_decay_backward(Z, dZ, g, d, Stack(reads.Z[layer], Z.upright)))
-    out.Z = before
+        _decay_backward(Z, dZ, g, d, start)
+    out.Z = starts
 
 
-def _decay_backward(Z: Stack, dZ: Stack, g: Gates, d: Gates, out: Stack) -> Stack:
+def _decay_backward(Z: Stack, dZ: Stack, g: Gates, d: Gates, out: Stack) -> None:
     """Through `Stack.decay`, W = b_C W₀ + f_C P₀ and P = m_C P₀: the gradient at the start grows."""
     inner = torch.bmm(dZ.halves.flatten(2), Z.halves.flatten(2).mT)  # (N, 2, 2): dW and dP with W₀ and P₀
-    d.keep.view(-1, 2).add_(inner.diagonal(dim1=1, dim2=2))
-    d.f_end.add_(inner[:, :1, 1:])
+    d.corner.add_(inner)  # where the corner is 0, its gradient meets zeros: see `fill_table_backward`
     out.halves.addcmul_(dZ.halves, g.keep)
     out.P.addcmul_(dZ.W, g.f_end)
-    return out
 
 
-def _start(c: Chunk, g: Gates, d: Gates, h: Tensor, dz: Tensor, Z: Stack, dZ: Tensor) -> Tensor:
+def _start(
+    c: Chunk, g: Gates, d_reads: Tensor, add: bool, h: Tensor, dz: Tensor, Z: Stack, dZ: Tensor
+) -> Tensor:
     """Through what a layer reads of the chunk's start, b∘(h W) + f∘(h P). Fills dZ; returns the gradient at h."""
     if Z.upright:
         dZ.baddbmm_(c.twice(h, g.reads).mT, dz, beta=0)
-        dh, d_reads = twice_backward(torch.bmm(dz, Z.whole.mT), h, g.reads)
-        d.reads.add_(d_reads)
-        return dh
+        return twice_backward(torch.bmm(dz, Z.whole.mT), h, g.reads, d_reads, add)
     dZ.baddbmm_(c.twice(dz, g.reads).mT, h, beta=0)
     from_W, from_P = torch.bmm(dz, Z.W.mT), torch.bmm(dz, Z.P.mT)  # two products: each meets h alone as well
-    (b, f), (d_b, d_f) = g.reads.unbind(2), d.reads.unbind(2)
-    d_b.add_(rows(from_W, h))
-    d_f.add_(rows(from_P, h))
+    (b, f), (d_b, d_f) = g.reads.unbind(2), d_reads.unbind(2)
+    rows(from_W, h, d_b, add)
+    rows(from_P, h, d_f, add)
     return from_W.mul_(b).addcmul_(from_P, f)
 
 
@@ -172,7 +170,7 @@ def _steps(
     for layer in range(net.depth):
         d_delta = dw[layer]
         if not shared:
-            out.of_layer(layer).step.add_(rows(d_delta, s.delta[layer]))
+            rows(d_delta, s.delta[layer], out.of_layer(layer).step)
             d_delta = d_delta.mul_(c.gates[layer].step)
         if carried is not None:
             d_delta.baddbmm_(carried, at[layer])
@@ -181,7 +179,7 @@ def _steps(
             dz.append(s.bent[layer].mul_(d_delta))
             carried = d_delta.mul_(s.slopes[layer])
     if shared:
-        out.gates[0].step.add_(rows(d_delta, s.top))
+        rows(d_delta, s.top, out.gates[0].step)
         d_delta = d_delta.mul_(c.gates[0].step)
     dz_last, dv = _error(net, s, d_delta, out)
     dz.append(dz_last)

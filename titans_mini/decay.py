@@ -88,12 +88,13 @@ class Gates(NamedTuple):
     keep: Tensor  # (…, 2, 1, 1), b_C and m_C: what is left of M and of S at the chunk's end
     f_end: Tensor  # (…, 1, 1), f_C: how much of S has flowed into M
     ends: Tensor  # (…, c, 2, 1), G_C beside n_C: how much of each write is in M and in S then
+    corner: Tensor  # (…, 2, 2), `keep` and `f_end` as they lie, (b_C, f_C) above (0, m_C): gradients come like that
     before: Tensor | None = None  # `reads` and `G` one token earlier, for the online rule: it asks M_{t−1}
     G_before: Tensor | None = None
 
     def split(self, N: int) -> list[Gates]:
         """Take the gates of joined chunks apart, N sequences in each; what reads want is wanted joined only."""
-        parts = [x.split(N) for x in (self.step, self.keep, self.f_end, self.ends)]
+        parts = [x.split(N) for x in (self.step, self.keep, self.f_end, self.ends, self.corner)]
         return [Gates(step, None, None, *x) for step, *x in zip(*parts, strict=True)]
 
     def chunks(self, m: int = 1) -> list[list[Gates]]:
@@ -124,10 +125,11 @@ def slice_gates(step: Tensor, table: Tensor, read: str, online: bool) -> Gates:
     """
     after, before = ((x[..., :2].unsqueeze(-1), x[..., 2:]) for x in (table[..., 1:-1, :], table[..., :-2, :]))
     end = table[..., -2:, :]  # the last rows of G and of n
-    keep = end[..., :2].diagonal(dim1=-2, dim2=-1)[..., None, None]
+    corner = end[..., :2]
+    keep = corner.diagonal(dim1=-2, dim2=-1)[..., None, None]
     rows = after if read == "after" else before
     ends = end[..., 2:].mT.unsqueeze(-1)
-    return Gates(step[..., None], *rows, keep, end[..., :1, 1:2], ends, *(before if online else ()))
+    return Gates(step[..., None], *rows, keep, corner[..., :1, 1:], ends, corner, *(before if online else ()))
 
 
 def multiply_gates(

@@ -60,6 +60,23 @@ def _batches(span: Span, tensors: list[Tensor], m: int) -> list[Batch]:
     return out
 
 
+class _Starts(NamedTuple):
+    """Room for gradients at the stacks that the chunks of a batch start with."""
+
+    all: Matrices  # L tensors, m·N stacks each
+    each: list[list[Stack]]  # of each chunk, L stacks
+
+    @classmethod
+    def like(cls, Z: list[Stack], m: int) -> _Starts:
+        """Make room for m chunks."""
+        wholes = [z.whole.new_empty(m, *z.whole.shape) for z in Z]
+        each = zip(*(whole.unbind(0) for whole in wholes), strict=True)
+        return cls(
+            [whole.flatten(0, 1) for whole in wholes],
+            [[Stack(x, z.upright) for x, z in zip(of_chunk, Z, strict=True)] for of_chunk in each],
+        )
+
+
 def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack] | None]]:
     """Make room for the states of m chunks and the next one: those at their starts joined, and m + 1 of them each.
 
@@ -148,8 +165,8 @@ def backward(
     slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
     dZ = [Stack.of(*pair) for pair in zip(dM, dS, strict=True)]
     m = batch_size(run, *dy.shape[:3])
-    rooms = [[z.whole.new_empty(m * len(dy), *z.whole.shape[1:]) for z in dZ] for _ in range(2)]  # they take turns
-    out = Grads([], dZ, rooms[0], d_at or None, *(slow or (None, None)))
+    rooms = [_Starts.like(dZ, m) for _ in range(2)]  # they take turns
+    out = Grads([], dZ, [], d_at or None, *(slow or (None, None)))
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
     for span in spans(run, tensors, max(m, run.group), kept, backwards=True):
         d_step, d_table, named = span.new_gradients(run)
@@ -158,13 +175,15 @@ def backward(
         dk_dv = list(zip(*(x[:, span.here].unbind(1) for x in d_qkv[1:]), strict=True))
         for b, r, each in _records(run, span, tensors, kept, at, m):
             i = b.here.start // m
-            out.room, rooms, out.gates = rooms[0], rooms[::-1], of_batches[i]
+            rooms, out.gates = rooms[::-1], of_batches[i]
+            out.starts = rooms[0].all
             of_chunks = [out.gates] if m == 1 else zip(*(g.split(len(dy)) for g in out.gates), strict=True)  # views too
             d, reads = backward_reads(run.net, b.all, r, dy_parts[i], out)
             put(dq[i], d)
-            in_order = zip(b.each, each, reads.split(len(dy)), of_chunks, dk_dv[b.here], strict=True)
-            for c, r_c, reads_c, out.gates, ends in reversed(list(in_order)):
-                for place, x in zip(ends, backward_writes(run.net, c, r_c, reads_c, out), strict=True):
+            starts = rooms[0].each[: len(b.each)]
+            in_order = zip(b.each, each, reads.split(len(dy)), starts, of_chunks, dk_dv[b.here], strict=True)
+            for c, r_c, reads_c, starts_c, out.gates, ends in reversed(list(in_order)):
+                for place, x in zip(ends, backward_writes(run.net, c, r_c, reads_c, starts_c, out), strict=True):
                     place.copy_(x)
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]

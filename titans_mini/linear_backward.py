@@ -107,25 +107,24 @@ def backward_batch(
     g = b.g
     raw, dscores = torch.bmm(b.q, b.k.mT), torch.bmm(dy, r.w.mT)
     dG, dscores, scores = dscores * raw, dscores.mul_(g.G), raw.mul_(g.G)
-    dq, d_reads = twice_backward(torch.bmm(dy, r.Z.mT), b.q, g.reads)
-    dq.baddbmm_(dscores, b.k)
+    d_reads, d_ends = torch.empty_like(g.reads), torch.empty_like(g.ends)
+    dq = twice_backward(torch.bmm(dy, r.Z.mT), b.q, g.reads, d_reads).baddbmm_(dscores, b.k)
     dk, dw = torch.bmm(dscores.mT, b.q), torch.bmm(scores.mT, dy)
     from_reads = torch.bmm(room.asks(b.q, g.reads).mT, dy)  # (X, 2D, D)
     later, d_errors, carry, d_rest = _states_backward(run, b, r, dw, from_reads, carry, d_at, room)
-    more, d_ends = twice_backward(torch.bmm(r.w, later.mT), b.k, g.ends)
+    twice_backward(torch.bmm(r.w, later.mT), b.k, g.ends, d_ends, dx=dk)
     inner = torch.bmm(_halves(later), _halves(r.Z).mT)  # (X, 2, 2): dM and dS with M and S
-    d_keep = inner.diagonal(dim1=1, dim2=2)[..., None, None]
-    dk.add_(more)
     if run.online:
-        d_guess, d_before = twice_backward(torch.bmm(d_errors, r.Z.mT).neg_(), b.k, g.before)
         d_step, d_G_before, d_system = d_rest
-        dk.add_(d_guess).baddbmm_(d_system, b.k).baddbmm_(d_system.mT, b.k)
+        d_before = torch.empty_like(g.before)
+        twice_backward(torch.bmm(d_errors, r.Z.mT).neg_(), b.k, g.before, d_before, dx=dk)
+        dk.baddbmm_(d_system, b.k).baddbmm_(d_system.mT, b.k)
     else:
         d_step, d_before, d_G_before = rows(dw, r.errors), None, None
         dk.baddbmm_(d_errors, r.anchor.mT, alpha=-1)
     if run.net.residual:
         dq, dk = dq.add_(dy), dk.sub_(d_errors)
-    return dq, dk, d_errors, Gates(d_step, d_reads, dG, d_keep, inner[:, :1, 1:], d_ends, d_before, d_G_before), carry
+    return dq, dk, d_errors, Gates(d_step, d_reads, dG, None, None, d_ends, inner, d_before, d_G_before), carry
 
 
 def _halves(Z: Tensor) -> Tensor:

@@ -63,22 +63,35 @@ class Twice:
         return whole
 
 
-def rows(x: Tensor, y: Tensor) -> Tensor:
-    """Inner products of rows: (…, D) and (…, D) to (…, 1).
+def rows(x: Tensor, y: Tensor, out: Tensor | None = None, add: bool = False) -> Tensor:
+    """Inner products of rows: (…, D) and (…, D) to (…, 1); put into `out`, or added to what is there.
 
     Built in: notebooks/06 · Paper: –
     """
-    return (x * y).sum(-1, keepdim=True)
+    products = x * y
+    return out.add_(products.sum(-1, keepdim=True)) if add else torch.sum(products, -1, keepdim=True, out=out)
 
 
-def twice_backward(d: Tensor, x: Tensor, pair: Tensor, dx: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Differentiate `Twice`: from (N, c, 2D) to the gradients at x (N, c, D) and at the gates (N, c, 2, 1).
+def twice_backward(
+    d: Tensor, x: Tensor, pair: Tensor, d_pair: Tensor, add: bool = False, dx: Tensor | None = None
+) -> Tensor:
+    """Differentiate `Twice`, from the gradient (N, c, 2D) at its result.
 
-    The former is added to `dx` in place, where one is given.
+    Args:
+        d: (N, c, 2D).
+        x: (N, c, D), what was scaled.
+        pair: (N, c, 2, 1), by what.
+        d_pair: (N, c, 2, 1), where the gradient at the gates goes.
+        add: whether it is added to what is there.
+        dx: (N, c, D), what the gradient at x is added to, in place; nothing by default.
+
+    Returns:
+        The gradient at x.
 
     Built in: notebooks/06 · Paper: –
     """
     d = d.view(*x.shape[:2], 2, x.shape[2])
     (left, right), (a, b) = d.unbind(2), pair.unbind(2)
+    rows(d, x.unsqueeze(2), d_pair, add)
     dx = left * a if dx is None else dx.addcmul_(left, a)
-    return dx.addcmul_(right, b), rows(d, x.unsqueeze(2))
+    return dx.addcmul_(right, b)
