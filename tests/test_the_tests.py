@@ -283,9 +283,8 @@ def no_gradient_from_reads_to_the_states_of_a_matrix(patch):
 
 
 def no_gradient_through_the_triangular_system(patch):
-    def wrong(b, r, mu, right=linear_backward._system_backward):
-        d_step, d_G, d_system = right(b, r, mu)
-        return d_step, d_G, 0 * d_system
+    def wrong(*x, right=linear_backward._system_backward):
+        return 0 * right(*x)
 
     patch.setattr(linear_backward, "_system_backward", wrong)
 

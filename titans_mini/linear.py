@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     v: Tensor
     g: Gates  # (X, …)
     inverse: Tensor | None  # (X, c, c), of the online rule
+    solved: Tensor | None  # (X, c, c), its inverse ∘ 2θ, which makes writes of errors
 
 
 def batch_size(run: Run, c: int) -> int:
@@ -53,7 +54,8 @@ def batches(run: Run, span: Span, tensors: list[Tensor], m: int) -> Iterator[Bat
     here = (slice(i, min(i + m, len(chunks))) for i in range(0, len(chunks), m))
     qkv = [join_chunks(x[:, span.here], m) for x in tensors[:3]]
     for place, q, k, v, (g,) in zip(here, *qkv, span.gates.chunks(m), strict=True):
-        yield Batch(place, q, k, v, g, online_inverse(k, g.step, g.G_before) if run.online else None)
+        inverse = online_inverse(k, g.step, g.G_before) if run.online else None
+        yield Batch(place, q, k, v, g, inverse, inverse * g.step.mT if run.online else None)
 
 
 def online_inverse(k: Tensor, step: Tensor, G_before: Tensor) -> Tensor:
@@ -95,18 +97,16 @@ def write_batch(run: Run, b: Batch, Z: list[Stack], anchor: Tensor | None, room:
     N = Z[0].whole.shape[0]
     asked = room.guess(b.k, b.g.before) if run.online else b.k
     v = b.v - b.k if run.net.residual else b.v
-    tells, errors, writes = room.tells(b.k, b.g.ends), [], []
-    parts = (x.split(N) for x in (asked, v, b.g.step, tells, b.g.keep, b.g.f_end))
-    inverses = b.inverse.split(N) if run.online else [None] * (len(Z) - 1)
-    for old, new, inverse, asked_i, v_i, step, tells_i, *decay in zip(Z[:-1], Z[1:], inverses, *parts, strict=True):
+    errors, writes = v.new_empty(v.shape), v.new_empty(v.shape)  # each chunk fills its part
+    scale = b.solved if run.online else b.g.step
+    parts = (asked, v, scale, room.tells(b.k, b.g.ends), b.g.keep, b.g.f_end, errors, writes)
+    parts = (x.split(N) for x in parts)
+    for old, new, asked_i, v_i, scale_i, tells, keep, f_end, error, w in zip(Z[:-1], Z[1:], *parts, strict=True):
         at = old.whole if run.online else old.W if anchor is None else anchor
-        error = torch.baddbmm(v_i, asked_i, at, alpha=-1)
-        w = step * error
-        w = torch.bmm(inverse, w) if run.online else w
-        old.decay(*decay, new).whole.baddbmm_(tells_i.mT, w)
-        errors.append(error)
-        writes.append(w)
-    return (errors[0], writes[0]) if len(writes) == 1 else (torch.cat(errors), torch.cat(writes))
+        torch.baddbmm(v_i, asked_i, at, alpha=-1, out=error)
+        torch.bmm(scale_i, error, out=w) if run.online else torch.mul(scale_i, error, out=w)
+        old.decay(keep, f_end, new).whole.baddbmm_(tells.mT, w)
+    return errors, writes
 
 
 def read_batch(run: Run, b: Batch, Z: Tensor, w: Tensor, room: Room) -> Tensor:

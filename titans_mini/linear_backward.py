@@ -28,8 +28,7 @@ def recall(run: Run, b: Batch, states: Tensor, errors: Tensor, at: Tensor | None
     Built in: notebooks/06 · Paper: –
     """
     N, m = states.shape[1], b.here.stop - b.here.start
-    w = b.g.step * errors
-    w = torch.bmm(b.inverse, w) if run.online else w
+    w = torch.bmm(b.solved, errors) if run.online else b.g.step * errors
     if len(states) == m:
         Z = states.flatten(0, 1)
     else:
@@ -72,22 +71,19 @@ def backward(
             states, errors = kept[2 * (here.start // m) :][:2]
             memory = recall(run, b, states, errors, at[0] if run.begun else None, room)
             dy_b = dy[:, here].transpose(0, 1).flatten(0, 1)
-            *d_inputs, d, carry = backward_batch(run, b, memory, dy_b, carry, d_at, room)
+            d = Gates(*(None if x is None else x[0, b.here].view(-1, *x.shape[3:]) for x in named))
+            *d_inputs, carry = backward_batch(run, b, memory, dy_b, carry, d_at, d, room)
             for out, x in zip(d_qkv, d_inputs, strict=True):
                 put(out[:, here], x)
-            for out, x in zip(named, d, strict=True):
-                if x is not None:
-                    place = out[0, b.here]
-                    place.add_(x.view(place.shape))  # the table's parts overlap
         d_gates.append(span.backward(d_step, d_table))
     d_gates = [torch.cat(x[::-1], 2) for x in zip(*d_gates, strict=True)]
-    ends = [x.contiguous() for x in carry.chunk(2, 1)]
+    ends = [x.clone() for x in carry.chunk(2, 1)]  # a view would keep all that lies beside it
     return [*d_qkv, *d_gates, *ends, *([d_at] if run.begun else [])]
 
 
 def backward_batch(
-    run: Run, b: Batch, r: Memory, dy: Tensor, carry: Tensor, d_at: Tensor, room: Room
-) -> tuple[Tensor, Tensor, Tensor, Gates, Tensor]:
+    run: Run, b: Batch, r: Memory, dy: Tensor, carry: Tensor, d_at: Tensor, d: Gates, room: Room
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Differentiate one batch: its answers, its states in reverse, its errors.
 
     Args:
@@ -97,34 +93,34 @@ def backward_batch(
         dy: (X, c, D) gradient at its answers.
         carry: (N, 2D, D) gradient at the state after its last chunk.
         d_at: (N, D, D), grows by the gradient at the anchor of a begun chunk.
+        d: (X, …), where the gradients at the gates go; their parts overlap: the answers put theirs, the rest adds.
         room: scratch.
 
     Returns:
-        dq, dk, dv, the gradients at the gates, and that at the state before its first chunk.
+        dq, dk, dv, and the gradient at the state before its first chunk.
 
     Built in: notebooks/06 · Paper: eq. 13–18
     """
     g = b.g
     raw, dscores = torch.bmm(b.q, b.k.mT), torch.bmm(dy, r.w.mT)
-    dG, dscores, scores = dscores * raw, dscores.mul_(g.G), raw.mul_(g.G)
-    d_reads, d_ends = torch.empty_like(g.reads), torch.empty_like(g.ends)
-    dq = twice_backward(torch.bmm(dy, r.Z.mT), b.q, g.reads, d_reads).baddbmm_(dscores, b.k)
+    torch.mul(dscores, raw, out=d.G)
+    dscores, scores = dscores.mul_(g.G), raw.mul_(g.G)
+    dq = twice_backward(torch.bmm(dy, r.Z.mT), b.q, g.reads, d.reads).baddbmm_(dscores, b.k)
     dk, dw = torch.bmm(dscores.mT, b.q), torch.bmm(scores.mT, dy)
     from_reads = torch.bmm(room.asks(b.q, g.reads).mT, dy)  # (X, 2D, D)
-    later, d_errors, carry, d_rest = _states_backward(run, b, r, dw, from_reads, carry, d_at, room)
-    twice_backward(torch.bmm(r.w, later.mT), b.k, g.ends, d_ends, dx=dk)
-    inner = torch.bmm(_halves(later), _halves(r.Z).mT)  # (X, 2, 2): dM and dS with M and S
+    later, d_errors, carry = _states_backward(run, b, dw, from_reads, carry, d_at, room)
+    twice_backward(torch.bmm(r.w, later.mT), b.k, g.ends, d.ends, add=True, dx=dk)
+    d.corner.add_(torch.bmm(_halves(later), _halves(r.Z).mT))  # dM and dS with M and S
     if run.online:
-        d_step, d_G_before, d_system = d_rest
-        d_before = torch.empty_like(g.before)
-        twice_backward(torch.bmm(d_errors, r.Z.mT).neg_(), b.k, g.before, d_before, dx=dk)
+        twice_backward(torch.bmm(d_errors, r.Z.mT).neg_(), b.k, g.before, d.before, add=True, dx=dk)
+        d_system = _system_backward(b, r, torch.bmm(b.inverse.mT, dw), d)
         dk.baddbmm_(d_system, b.k).baddbmm_(d_system.mT, b.k)
     else:
-        d_step, d_before, d_G_before = rows(dw, r.errors), None, None
+        rows(dw, r.errors, d.step)
         dk.baddbmm_(d_errors, r.anchor.mT, alpha=-1)
     if run.net.residual:
         dq, dk = dq.add_(dy), dk.sub_(d_errors)
-    return dq, dk, d_errors, Gates(d_step, d_reads, dG, None, None, d_ends, inner, d_before, d_G_before), carry
+    return dq, dk, d_errors, carry
 
 
 def _halves(Z: Tensor) -> Tensor:
@@ -133,43 +129,39 @@ def _halves(Z: Tensor) -> Tensor:
 
 
 def _states_backward(
-    run: Run, b: Batch, r: Memory, dw: Tensor, from_reads: Tensor, carry: Tensor, d_at: Tensor, room: Room
-) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ...] | None]:
+    run: Run, b: Batch, dw: Tensor, from_reads: Tensor, carry: Tensor, d_at: Tensor, room: Room
+) -> tuple[Tensor, Tensor, Tensor]:
     """Through Z_next = decay(Z) + [G_C k | n_C k]ᵀ w and the errors, the last chunk first; dw grows.
 
     Returns:
-        The gradients at the states after each chunk (X, 2D, D), at the errors (X, c, D), at the state before the first
-        chunk, and of the online rule those of `_system_backward`.
+        The gradients at the states after each chunk (X, 2D, D), at the errors (X, c, D), and at the state before the
+        first chunk.
     """
     N, D, asked = carry.shape[0], carry.shape[2], room.guess(b.k, b.g.before) if run.online else b.k
-    later, d_errors = [], []
-    inverses = b.inverse.split(N) if run.online else [None] * (b.here.stop - b.here.start)
-    tells = room.tells(b.k, b.g.ends)
-    parts = [x.split(N) for x in (dw, tells, asked, b.g.step, from_reads, b.g.keep, b.g.f_end)]
-    for dw_i, tells_i, asked_i, step, reads, keep, f_end, inverse in reversed(list(zip(*parts, inverses, strict=True))):
-        later.append(carry)
-        dw_i.baddbmm_(tells_i, carry)
-        if run.online:
-            dw_i.copy_(torch.bmm(inverse.mT, dw_i))  # the system, solved backwards
-        d_error = step * dw_i
-        d_errors.append(d_error)
-        before = torch.empty_like(carry)
-        torch.mul(carry.view(N, 2, D, D), keep, out=before.view(N, 2, D, D))
-        before[:, D:].addcmul_(carry[:, :D], f_end)
+    states = carry.new_empty(b.here.stop - b.here.start + 1, *carry.shape)  # before each chunk, and after the last one
+    states[-1], d_errors = carry, torch.empty_like(dw)
+    scale = b.solved if run.online else b.g.step
+    parts = (dw, room.tells(b.k, b.g.ends), asked, scale, from_reads, b.g.keep, b.g.f_end, d_errors)
+    parts = zip(states[:-1].unbind(0), states[1:].unbind(0), *(x.split(N) for x in parts), strict=True)
+    for before, after, dw_i, tells, asked_i, scale_i, reads, keep, f_end, d_error in reversed(list(parts)):
+        dw_i.baddbmm_(tells, after)
+        torch.bmm(scale_i.mT, dw_i, out=d_error) if run.online else torch.mul(scale_i, dw_i, out=d_error)
+        torch.mul(after.view(N, 2, D, D), keep, out=before.view(N, 2, D, D))
+        before[:, D:].addcmul_(after[:, :D], f_end)
         before.add_(reads)
         if run.online:
             before.baddbmm_(asked_i.mT, d_error, alpha=-1)
         else:
             (d_at if run.begun else before[:, :D]).sub_(torch.bmm(asked_i.mT, d_error))
-        carry = before
-    later, d_errors = (x[0] if len(x) == 1 else torch.cat(x[::-1]) for x in (later, d_errors))
-    return later, d_errors, carry, _system_backward(b, r, dw) if run.online else None
+    return states[1:].flatten(0, 1), d_errors, states[0]
 
 
-def _system_backward(b: Batch, r: Memory, mu: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Through (I + diag(2θ) tril₋₁(K Kᵀ ∘ G₋)) w = 2θ error: gradients at 2θ, at G₋ and at K Kᵀ."""
+def _system_backward(b: Batch, r: Memory, mu: Tensor, d: Gates) -> Tensor:
+    """Through (I + diag(2θ) tril₋₁(K Kᵀ ∘ G₋)) w = 2θ error: gradients at 2θ and G₋ go to d, that at K Kᵀ returns."""
     d_system = torch.bmm(mu, r.w.mT).neg_().tril_(-1)
     scores = torch.bmm(b.k, b.k.mT)
-    d_step = rows(d_system * scores, b.g.G_before).add_(rows(mu, r.errors))
+    rows(d_system * scores, b.g.G_before, d.step)
+    rows(mu, r.errors, d.step, add=True)
     d_system.mul_(b.g.step)
-    return d_step, d_system * scores, d_system.mul_(b.g.G_before)
+    d.G_before.addcmul_(d_system, scores)
+    return d_system.mul_(b.g.G_before)
