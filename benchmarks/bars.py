@@ -56,8 +56,8 @@ class Rows:
 
     def quickest(self, row: Row) -> float:
         """Return the time of one row, at the group size that is the faster one."""
-        every_chunk = row._replace(provider=EVERY_CHUNK)
-        known = row.provider == "chunked" and (*every_chunk[:3], row.T // self.scale, *every_chunk[4:]) in self.found
+        every_chunk = row._replace(provider=row.provider + EVERY_CHUNK)
+        known = (*every_chunk[:3], row.T // self.scale, *every_chunk[4:]) in self.found
         return min(self.get(row), self.get(every_chunk)) if known else self.get(row)
 
     def best_C(self, row: Row) -> float:

@@ -18,7 +18,7 @@ QUICK = 32  # a smoke run divides every length by this
 PER_TOKEN, PER_CHUNK, AT_START = "titans-pytorch per token", "titans-pytorch per chunk", "titans-pytorch default"
 PEERS = (PER_TOKEN, PER_CHUNK, AT_START)
 LAYER = "chunked layer"  # ours behind the same projections: the partner of the PEERS
-EVERY_CHUNK = "chunked, group 1"  # training keeps the state of every chunk: faster where chunks are short
+EVERY_CHUNK = ", group 1"  # of ours: training keeps the state of every chunk, which is faster where chunks are short
 PRODUCTS_OF = "products of "  # and one of ours: its matrix products and nothing else
 
 
@@ -122,11 +122,10 @@ def _over_T() -> Iterator[Case]:
 
 def _over_C() -> Iterator[Case]:
     for C in (8, 16, 32, 64, 128, 256):
-        for net in ("matrix", "mlp4"):
-            yield Case("C", "chunked", net, C=C)
+        for provider, net in (("chunked", "matrix"), ("chunked", "mlp4"), ("online", "matrix")):
+            yield Case("C", provider, net, C=C)
             if C < 64:  # from there on the default is the same
-                yield Case("C", EVERY_CHUNK, net, C=C)
-        yield Case("C", "online", "matrix", C=C)
+                yield Case("C", provider + EVERY_CHUNK, net, C=C)
 
 
 def _over_depth() -> Iterator[Case]:

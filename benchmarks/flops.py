@@ -31,7 +31,7 @@ def flops(case: Case, which: str) -> int | None:
     heads = case.B * case.H
     if case.provider == "sdpa":
         forward, factor = 2 * heads * case.T**2 * case.D, 2.5  # five products backward for two forward
-    elif case.provider in ("chunked", EVERY_CHUNK, "online", PRODUCTS_OF + "chunked"):
+    elif case.provider.removesuffix(EVERY_CHUNK) in ("chunked", "online", PRODUCTS_OF + "chunked"):
         forward, factor = heads * case.T * per_token(case.network(), case.C), 2
     else:
         return None

@@ -97,15 +97,16 @@ def _equal_operators(operators: dict[str, Operator], device: str) -> Iterator[tu
         net = MemoryNet(6, **shape).to(device, torch.float64)
         state = start(net, 2, 2).to(device)
         expected = outcome(operators["recurrence"](x, state, net, C), x)
-        for form in ("chunked", EVERY_CHUNK, "materialised"):
+        for form in ("chunked", "chunked" + EVERY_CHUNK, "materialised"):
             got = outcome(operators[form](x, state, net, C), x)
             yield f"{form} = recurrence, {name}", difference(got[:1], expected[:1])
             yield f"{form} = recurrence, {name}, gradients", difference(got[1:], expected[1:])
         if net.is_matrix:
             expected = outcome(operators["recurrence"](x, state, net, 1), x)  # C = 1 is the online rule
-            got = outcome(operators["online"](x, state, net, C), x)
-            yield f"online = recurrence, {name}", difference(got[:1], expected[:1])
-            yield f"online = recurrence, {name}, gradients", difference(got[1:], expected[1:])
+            for form in ("online", "online" + EVERY_CHUNK):
+                got = outcome(operators[form](x, state, net, C), x)
+                yield f"{form} = recurrence, {name}", difference(got[:1], expected[:1])
+                yield f"{form} = recurrence, {name}, gradients", difference(got[1:], expected[1:])
 
 
 def _equal_layers(device: str) -> Iterator[tuple[str, float]]:

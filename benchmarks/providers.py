@@ -25,8 +25,9 @@ def _ours(**options: object) -> Operator:
 
 OPERATORS: dict[str, Operator] = {
     "chunked": _ours(backend="chunked"),
-    EVERY_CHUNK: _ours(backend="chunked", group_size=1),
+    "chunked" + EVERY_CHUNK: _ours(backend="chunked", group_size=1),
     "online": _ours(backend="chunked", anchor="token"),
+    "online" + EVERY_CHUNK: _ours(backend="chunked", anchor="token", group_size=1),
     "recurrence": _ours(backend="recurrence"),
     "materialised": materialised,
 }

@@ -20,7 +20,7 @@ NOTES = f"""
 bars      number is ours. Ratios are within one sweep: one process, all providers in turn. `products alone` is the
           number that ours would have if it took no longer than its own matrix products, done again one after the other
           with all of their tensors in the cache: where that misses a bar, nothing but faster products would reach it.
-          Chunk sizes are compared at the group size that is the faster one, see `{EVERY_CHUNK}`.
+          Chunk sizes are compared at the group size that is the faster one.
 ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
 ms        process time in one thread of the fastest round: what else runs on a machine only ever adds to it. The
           median over the rounds is beside it, and the spread, slowest over fastest. On a GPU: the median, of events.
@@ -29,7 +29,7 @@ share     of the rate of the yardstick in the same sweep, 256 products of 64×64
           as the mask leaves them.
 peak      bytes above the inputs, each in a process of its own (`--memory`).
 groups    training keeps a state every 64 tokens, or every chunk where those are longer, and computes what lies between
-          again. `{EVERY_CHUNK}` keeps one for every chunk (`group_size=1`): less time, more memory.
+          again. Those with `{EVERY_CHUNK.strip(", ")}` keep one for every chunk: less time, more memory.
 layers    titans-pytorch is a whole layer: RMSNorm, linear q, k, v and gates, memory. `{LAYER}` is our operator
           behind the same modules, with one head and a batch of four sequences as there. Gradients reach parameters
           and input. `{PER_TOKEN}` computes what ours does. `per chunk` updates once a chunk, and
