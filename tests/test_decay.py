@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titans_mini.decay import fill_table, fill_table_backward, multiply_gates
+from titans_mini.decay import fill_table, fill_table_backward, multiply_gates, slice_gates
 from titans_mini.gates import coefficients, one_step_earlier
 
 
@@ -19,16 +19,18 @@ def gates(c, dtype=torch.float64, seed=0):
 @pytest.mark.parametrize("read", ["after", "before"])
 def test_equal_to_the_definition(c, read):
     alpha, eta, theta = gates(c)
-    (found, _, _), write = multiply_gates(alpha, eta, theta, read, True), coefficients(alpha, eta)
+    (found, table, _), write = multiply_gates(alpha, eta, theta, read, True), coefficients(alpha, eta)
     before = one_step_earlier(write)
     rows = write if read == "after" else before
     expected = [2 * theta[..., None], torch.stack((rows.b, rows.f), -1)[..., None], rows.G]
-    expected += [torch.stack((write.b, write.m), -2)[..., -1, None, None], write.f[..., -1:, None]]
     expected += [torch.stack((write.G[..., -1, :], write.n[..., -1, :]), -1)[..., None]]
+    expected += [torch.stack((write.b, write.m), -2)[..., -1, None, None], write.f[..., -1:, None]]
     b, m, f = (x[..., -1] for x in (write.b, write.m, write.f))
     expected += [torch.stack((b, f, torch.zeros_like(b), m), -1).unflatten(-1, (2, 2))]
     expected += [torch.stack((before.b, before.f), -1)[..., None], before.G]
-    for name, x, y in zip(found._fields, found, expected, strict=True):
+    of_gradients = slice_gates(theta, table, read, True, gradients=True)
+    assert of_gradients.keep is of_gradients.f_end is found.corner is None
+    for name, x, y in zip(found._fields, found._replace(corner=of_gradients.corner), expected, strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}")
 
 
@@ -58,7 +60,7 @@ def test_float32(c):
         for a, e in ((alpha, eta), (slow, eta), (slow, 0 * eta + 0.999), slower, (0 * slow, 0 * eta + 1)):
             found, _, _ = multiply_gates(a, e, theta, "after", False)
             exact, _, _ = multiply_gates(a.double(), e.double(), theta.double(), "after", False)
-            for name, x, y in zip(found._fields[:7], found, exact, strict=False):
+            for name, x, y in zip(found._fields[:6], found, exact, strict=False):
                 assert x.isfinite().all()
                 error = (x.double() - y).norm() / y.norm().clamp(min=1e-30)
                 assert error <= 2e-6, (name, error.item())

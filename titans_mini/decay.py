@@ -85,17 +85,19 @@ class Gates(NamedTuple):
     step: Tensor  # (…, c, 1), 2θ: the 2 is that of the square
     reads: Tensor  # (…, c, 2, 1), b beside f: what a query finds of the chunk's start
     G: Tensor  # (…, c, c), what it finds of each write
-    keep: Tensor  # (…, 2, 1, 1), b_C and m_C: what is left of M and of S at the chunk's end
-    f_end: Tensor  # (…, 1, 1), f_C: how much of S has flowed into M
-    ends: Tensor  # (…, c, 2, 1), G_C beside n_C: how much of each write is in M and in S then
-    corner: Tensor  # (…, 2, 2), `keep` and `f_end` as they lie, (b_C, f_C) above (0, m_C): gradients come like that
+    ends: Tensor  # (…, c, 2, 1), G_C beside n_C: how much of each write is in M and in S at the chunk's end
+    keep: Tensor | None = None  # (…, 2, 1, 1), b_C and m_C: what is left of M and of S then
+    f_end: Tensor | None = None  # (…, 1, 1), f_C: how much of S has flowed into M
+    corner: Tensor | None = None  # (…, 2, 2), for gradients at these two, as they lie: (b_C, f_C) above (0, m_C)
     before: Tensor | None = None  # `reads` and `G` one token earlier, for the online rule: it asks M_{t−1}
     G_before: Tensor | None = None
 
     def split(self, N: int) -> list[Gates]:
         """Take the gates of joined chunks apart, N sequences in each; what reads want is wanted joined only."""
-        parts = [x.split(N) for x in (self.step, self.keep, self.f_end, self.ends, self.corner)]
-        return [Gates(step, None, None, *x) for step, *x in zip(*parts, strict=True)]
+        steps = self.step.split(N)
+        parts = (self.ends, self.keep, self.f_end, self.corner)
+        parts = [(None,) * len(steps) if x is None else x.split(N) for x in parts]
+        return [Gates(step, None, None, *x) for step, *x in zip(steps, *parts, strict=True)]
 
     def chunks(self, m: int = 1) -> list[list[Gates]]:
         """Hand the chunks out, m joined: for each batch one entry for each layer that has its own gates."""
@@ -109,7 +111,7 @@ class Gates(NamedTuple):
         return [[Gates(*(x[i] for x in fields)) for fields in layers] for i in range(count)]
 
 
-def slice_gates(step: Tensor, table: Tensor, read: str, online: bool) -> Gates:
+def slice_gates(step: Tensor, table: Tensor, read: str, online: bool, gradients: bool = False) -> Gates:
     """Name the parts of a table. All are views: what grows in the gates of gradients grows in the table's gradient.
 
     Args:
@@ -117,6 +119,7 @@ def slice_gates(step: Tensor, table: Tensor, read: str, online: bool) -> Gates:
         table: (L or 1, chunks, N, c+2, c+2), from `fill_table`.
         read: "after" or "before" the write.
         online: whether the rows one token earlier are wanted as well.
+        gradients: whether it is a table of gradients, whose `corner` is wanted in one piece.
 
     Returns:
         The gates as the products of a chunk need them.
@@ -126,10 +129,10 @@ def slice_gates(step: Tensor, table: Tensor, read: str, online: bool) -> Gates:
     after, before = ((x[..., :2].unsqueeze(-1), x[..., 2:]) for x in (table[..., 1:-1, :], table[..., :-2, :]))
     end = table[..., -2:, :]  # the last rows of G and of n
     corner = end[..., :2]
-    keep = corner.diagonal(dim1=-2, dim2=-1)[..., None, None]
+    left = corner.diagonal(dim1=-2, dim2=-1)[..., None, None], corner[..., :1, 1:], None
     rows = after if read == "after" else before
-    ends = end[..., 2:].mT.unsqueeze(-1)
-    return Gates(step[..., None], *rows, keep, corner[..., :1, 1:], ends, corner, *(before if online else ()))
+    ends = end[..., 2:].mT.unsqueeze(-1), *((None, None, corner) if gradients else left)
+    return Gates(step[..., None], *rows, *ends, *(before if online else ()))
 
 
 def multiply_gates(

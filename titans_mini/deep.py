@@ -165,7 +165,7 @@ def backward(
     slow = [torch.zeros_like(dy[0, 0, 0]) for _ in run.net.parameters()]
     dZ = [Stack.of(*pair) for pair in zip(dM, dS, strict=True)]
     m = batch_size(run, *dy.shape[:3])
-    rooms = [_Starts.like(dZ, m) for _ in range(2)]  # they take turns
+    rooms = [_Starts.like(dZ, m) for _ in range(min(2, -(-tensors[0].shape[1] // m)))]  # they take turns
     out = Grads([], dZ, [], d_at or None, *(slow or (None, None)))
     d_qkv, d_gates = [torch.empty_like(x) for x in tensors[:3]], []
     for span in spans(run, tensors, max(m, run.group), kept, backwards=True):

@@ -43,7 +43,7 @@ class Span(NamedTuple):
         Chunks and heads lie one behind the other in both: joined chunks are views, and what grows in them grows here.
         """
         d_step, d_table = self.raw[2].new_zeros(self.raw[2].shape), torch.zeros_like(self.table)
-        return d_step, d_table, slice_gates(d_step, d_table, run.read, run.online)
+        return d_step, d_table, slice_gates(d_step, d_table, run.read, run.online, gradients=True)
 
     def backward(self, d_step: Tensor, d_table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Find the gradients at alpha, eta and theta, (1 or L, N, chunks, c)."""
