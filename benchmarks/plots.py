@@ -87,7 +87,7 @@ def bars(results: dict) -> Figure:
         colour = KEY if reached else DIVERGED
         ax.scatter([scores[i] for i in where], where, marker=mark, s=26, color=colour, zorder=3, label=words)
     alone = {i: score(bar, "alone") for i, bar in enumerate(measured) if bar["alone"]}
-    words = "with nothing but its matrix products"
+    words = "with its products alone"
     ax.scatter(list(alone.values()), list(alone), marker="|", s=60, color=MUTED, zorder=2, label=words)
     ax.axvline(1, color=INK, linewidth=0.9)
     ax.set_yticks(list(at), [f"{bar['what']}  {bar['bar']}" for bar in measured], fontsize=7)
