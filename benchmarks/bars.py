@@ -76,7 +76,7 @@ class Bar(NamedTuple):
         sense: "≥" or "≤".
         limit: the number to reach.
         measure: from the rows to our number; raises Missing.
-        alone: the same if ours took no longer than its matrix products alone: a bar beyond that cannot be reached.
+        alone: the same if ours took no longer than its matrix products alone: what no work around them can pass.
     """
 
     what: str

@@ -1,4 +1,4 @@
-"""A call's matrix products and nothing else: what no bookkeeping, however clever, could go below.
+"""A call's matrix products and nothing else: what no work around the same products could go below.
 
 The products of one call are written down, and done again one after the other, each with tensors of the same shapes and
 strides that every product of that kind shares: they lie in the cache. What is left out are gates, activations, masks,

@@ -19,7 +19,7 @@ KEY = ("sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass")  # 
 NOTES = f"""
 bars      number is ours. Ratios are within one sweep: one process, all providers in turn. `products alone` is the
           number that ours would have if it took no longer than its own matrix products, done again one after the other
-          with all of their tensors in the cache: where that misses a bar, nothing but faster products would reach it.
+          with all of their tensors in the cache: where that misses a bar, only fewer or faster products would reach it.
           Chunk sizes are compared at the group size that is the faster one.
 ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
 ms        process time in one thread of the fastest round: what else runs on a machine only ever adds to it. The
