@@ -40,7 +40,7 @@ class Recorder(TorchDispatchMode):
         self.flops = 0
         self._shared: dict[tuple, Tensor] = {}
 
-    def __torch_dispatch__(self, call, types, args=(), kwargs=None) -> object:  # noqa: ANN001
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None) -> object:
         """Run what was called, and note it if it is a product."""
         result = call(*args, **(kwargs or {}))
         if call in PLAIN or call in ADDED:

@@ -141,14 +141,12 @@ def _end(c: Chunk, r: Record, reads: FromReads, starts: list[Stack], out: Grads)
 def _decay_backward(Z: Stack, dZ: Stack, g: Gates, d: Gates, out: Stack) -> None:
     """Through `Stack.decay`, W = b_C W₀ + f_C P₀ and P = m_C P₀: the gradient at the start grows."""
     inner = torch.bmm(dZ.halves.flatten(2), Z.halves.flatten(2).mT)  # (N, 2, 2): dW and dP with W₀ and P₀
-    d.corner.add_(inner)  # where the corner is 0, its gradient meets zeros: see `fill_table_backward`
+    d.corner.add_(inner)  # dP with W₀ means nothing: n is 0 there, and `fill_table_backward` multiplies it by that
     out.halves.addcmul_(dZ.halves, g.keep)
     out.P.addcmul_(dZ.W, g.f_end)
 
 
-def _start(
-    c: Chunk, g: Gates, d_reads: Tensor, add: bool, h: Tensor, dz: Tensor, Z: Stack, dZ: Tensor
-) -> Tensor:
+def _start(c: Chunk, g: Gates, d_reads: Tensor, add: bool, h: Tensor, dz: Tensor, Z: Stack, dZ: Tensor) -> Tensor:
     """Through what a layer reads of the chunk's start, b∘(h W) + f∘(h P). Fills dZ; returns the gradient at h."""
     if Z.upright:
         dZ.baddbmm_(c.twice(h, g.reads).mT, dz, beta=0)

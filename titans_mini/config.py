@@ -93,12 +93,10 @@ class TitansConfig:
                 got = getattr(self, name)
                 raise ValueError(f"{name}: got {got!r}, expected one of {list(allowed)}: a typing error?")
         sizes = ("vocab_size", "dim", "layers", "heads", "window", "segment", "chunk_size", "memory_depth", "conv_size")
-        for name in sizes:
+        for name in (*sizes, *(() if self.group_size is None else ("group_size",))):
             size = getattr(self, name)
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
                 raise ValueError(f"{name}: got {size!r}, expected an integer ≥ 1")
-        if self.group_size is not None and (not isinstance(self.group_size, int) or self.group_size < 1):
-            raise ValueError(f"group_size: got {self.group_size!r}, expected an integer ≥ 1, in chunks, or None")
         if self.persistent < 0:
             raise ValueError(f"persistent: got {self.persistent}, expected ≥ 0 tokens")
         if self.dim % self.heads or self.dim // self.heads % 2:

@@ -129,10 +129,10 @@ def slice_gates(step: Tensor, table: Tensor, read: str, online: bool, gradients:
     after, before = ((x[..., :2].unsqueeze(-1), x[..., 2:]) for x in (table[..., 1:-1, :], table[..., :-2, :]))
     end = table[..., -2:, :]  # the last rows of G and of n
     corner = end[..., :2]
-    left = corner.diagonal(dim1=-2, dim2=-1)[..., None, None], corner[..., :1, 1:], None
+    keep, f_end = corner.diagonal(dim1=-2, dim2=-1)[..., None, None], corner[..., :1, 1:]
+    left = (None, None, corner) if gradients else (keep, f_end, None)
     rows = after if read == "after" else before
-    ends = end[..., 2:].mT.unsqueeze(-1), *((None, None, corner) if gradients else left)
-    return Gates(step[..., None], *rows, *ends, *(before if online else ()))
+    return Gates(step[..., None], *rows, end[..., 2:].mT.unsqueeze(-1), *left, *(before if online else ()))
 
 
 def multiply_gates(

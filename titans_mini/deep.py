@@ -70,11 +70,13 @@ class _Starts(NamedTuple):
     def like(cls, Z: list[Stack], m: int) -> _Starts:
         """Make room for m chunks."""
         wholes = [z.whole.new_empty(m, *z.whole.shape) for z in Z]
-        each = zip(*(whole.unbind(0) for whole in wholes), strict=True)
-        return cls(
-            [whole.flatten(0, 1) for whole in wholes],
-            [[Stack(x, z.upright) for x, z in zip(of_chunk, Z, strict=True)] for of_chunk in each],
-        )
+        return cls([whole.flatten(0, 1) for whole in wholes], _of_chunks(wholes, Z))
+
+
+def _of_chunks(wholes: Matrices, Z: list[Stack]) -> list[list[Stack]]:
+    """View L tensors (chunks, N, …) as the stacks of each chunk, which lie like Z."""
+    each = zip(*(whole.unbind(0) for whole in wholes), strict=True)
+    return [[Stack(x, z.upright) for x, z in zip(of_chunk, Z, strict=True)] for of_chunk in each]
 
 
 def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack] | None]]:
@@ -88,8 +90,7 @@ def _room(Z: list[Stack], m: int) -> tuple[list[Stack], list[list[Stack] | None]
     for whole, z in zip(wholes, Z, strict=True):
         whole[0] = z.whole
     starts = [Stack(whole[:-1].flatten(0, 1), z.upright) for whole, z in zip(wholes, Z, strict=True)]
-    each = zip(*(whole.unbind(0) for whole in wholes), strict=True)
-    return starts, [[Stack(x, z.upright) for x, z in zip(of_chunk, Z, strict=True)] for of_chunk in each]
+    return starts, _of_chunks(wholes, Z)
 
 
 def forward(
