@@ -93,12 +93,47 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def split(few: dict, many: dict) -> tuple[float, float]:
+    """Part a step into what more sequences share and what each adds: seconds = calls + B · work, from two batches.
+
+    Args:
+        few: a row of `table`.
+        many: that of the same model and length with more sequences.
+
+    Returns:
+        Seconds of calls in a step, and of work for a sequence.
+    """
+    work = (many["seconds"] - few["seconds"]) / (many["B"] - few["B"])
+    return few["seconds"] - few["B"] * work, work
+
+
+def shares(rows: list[dict]) -> str:
+    """Say of each variant's smallest batch how much is calls, and how it would compare without them."""
+    lines = [f"{'batch':>5} {'length':>7}  {'model':18}{'ms':>9}{'calls':>8}{'work':>8}{'ratio of work':>15}"]
+    for r in rows:
+        same = [x for x in rows if (x["variant"], x["T"]) == (r["variant"], r["T"]) and x["B"] > r["B"]]
+        rival = [x for x in rows if (x["variant"], x["T"], x["B"]) == (r["rival"], r["T"], r["B"])]
+        if r["variant"] in TITANS and same and rival:
+            calls, work = split(r, max(same, key=lambda x: x["B"]))
+            lines.append(
+                f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['seconds'] * 1e3:9.0f}{calls * 1e3:8.0f}"
+                f"{r['B'] * work * 1e3:8.0f}{r['B'] * work / rival[0]['seconds']:15.2f}"
+            )
+    return "\n".join(lines)
+
+
 def report(results: dict) -> str:
-    """Say where the numbers come from, then the table."""
+    """Say where the numbers come from, then the table, then what of a step is calls."""
     h = results["hardware"]
     machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
     note = "forward and backward, float32, fastest round, process time; ratio: to a transformer with as many weights"
-    return "\n".join([results["command"], " · ".join(machine), note, "", table(results["rows"])])
+    parts = (
+        "a step parted into calls, which the sequences of a batch share, and work, which each adds: time = calls + "
+        "B · work, from the\ntwo batches of a length; ratio of work: as if calls took no time, to the same "
+        "transformer's whole step"
+    )
+    head = [results["command"], " · ".join(machine), note]
+    return "\n".join([*head, "", table(results["rows"]), "", parts, "", shares(results["rows"])])
 
 
 def main(arguments: list[str] | None = None) -> None:
