@@ -94,43 +94,42 @@ def table(rows: list[dict]) -> str:
 
 
 def split(few: dict, many: dict) -> tuple[float, float]:
-    """Part a step into what more sequences share and what each adds: seconds = calls + B · work, from two batches.
+    """Part a step into what its sequences share and what each of them adds: seconds = shared + B · each.
 
     Args:
         few: a row of `table`.
         many: that of the same model and length with more sequences.
 
     Returns:
-        Seconds of calls in a step, and of work for a sequence.
+        Seconds that any batch takes, and seconds for each of its sequences.
     """
-    work = (many["seconds"] - few["seconds"]) / (many["B"] - few["B"])
-    return few["seconds"] - few["B"] * work, work
+    each = (many["seconds"] - few["seconds"]) / (many["B"] - few["B"])
+    return few["seconds"] - few["B"] * each, each
 
 
 def shares(rows: list[dict]) -> str:
-    """Say of each variant's smallest batch how much is calls, and how it would compare without them."""
-    lines = [f"{'batch':>5} {'length':>7}  {'model':18}{'ms':>9}{'calls':>8}{'work':>8}{'ratio of work':>15}"]
+    """Say of each variant's smaller batch how much of its time any batch takes, and how the rest compares."""
+    lines = [f"{'batch':>5} {'length':>7}  {'model':18}{'ms':>9}{'shared':>8}{'rest':>8}{'its ratio':>11}"]
     for r in rows:
         same = [x for x in rows if (x["variant"], x["T"]) == (r["variant"], r["T"]) and x["B"] > r["B"]]
         rival = [x for x in rows if (x["variant"], x["T"], x["B"]) == (r["rival"], r["T"], r["B"])]
         if r["variant"] in TITANS and same and rival:
-            calls, work = split(r, max(same, key=lambda x: x["B"]))
+            shared, each = split(r, max(same, key=lambda x: x["B"]))
             lines.append(
-                f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['seconds'] * 1e3:9.0f}{calls * 1e3:8.0f}"
-                f"{r['B'] * work * 1e3:8.0f}{r['B'] * work / rival[0]['seconds']:15.2f}"
+                f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['seconds'] * 1e3:9.0f}{shared * 1e3:8.0f}"
+                f"{r['B'] * each * 1e3:8.0f}{r['B'] * each / rival[0]['seconds']:11.2f}"
             )
     return "\n".join(lines)
 
 
 def report(results: dict) -> str:
-    """Say where the numbers come from, then the table, then what of a step is calls."""
+    """Say where the numbers come from, then the table, then what sequences share."""
     h = results["hardware"]
     machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
     note = "forward and backward, float32, fastest round, process time; ratio: to a transformer with as many weights"
     parts = (
-        "a step parted into calls, which the sequences of a batch share, and work, which each adds: time = calls + "
-        "B · work, from the\ntwo batches of a length; ratio of work: as if calls took no time, to the same "
-        "transformer's whole step"
+        "shared: what of a step any batch takes, mostly for calls; time = shared + B · each, from the two batches of a "
+        "length;\nthe ratio of the rest: as if nothing were shared, to the same transformer's whole step"
     )
     head = [results["command"], " · ".join(machine), note]
     return "\n".join([*head, "", table(results["rows"]), "", parts, "", shares(results["rows"])])

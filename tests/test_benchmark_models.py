@@ -35,8 +35,8 @@ def test_the_models_compared_are_of_one_size():
     assert models.weights(models.rival_of("mac")) > 1.4 * models.weights(models.rival_of("swa"))
 
 
-def test_a_step_is_parted_into_calls_and_work():
-    """Three seconds for calls and two for each sequence: a row for the smallest batch, beside its rival's."""
+def test_a_step_is_parted_into_what_is_shared_and_the_rest():
+    """Three seconds for any batch and two for each sequence: a row for the smaller batch, beside its rival's."""
     rival = models.key_of(models.rival_of("mac"))
     found = {B: times({"mac": 3.0 + 2 * B}, rivals=4.0) for B in (1, 4)}
     rows = [models.row(name, B, 2048, found[B]) for B in (4, 1) for name in ("mac", rival)]
