@@ -93,31 +93,28 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def split(few: dict, many: dict) -> tuple[float, float]:
-    """Part a step into what its sequences share and what each of them adds: seconds = shared + B · each.
+def shared(few: dict, many: dict) -> float:
+    """Find the seconds that a step takes for any batch, if it takes shared + B · each.
 
     Args:
         few: a row of `table`.
         many: that of the same model and length with more sequences.
-
-    Returns:
-        Seconds that any batch takes, and seconds for each of its sequences.
     """
     each = (many["seconds"] - few["seconds"]) / (many["B"] - few["B"])
-    return few["seconds"] - few["B"] * each, each
+    return few["seconds"] - few["B"] * each
 
 
 def shares(rows: list[dict]) -> str:
     """Say of each variant's smaller batch how much of its time any batch takes, and how the rest compares."""
     lines = [f"{'batch':>5} {'length':>7}  {'model':18}{'ms':>9}{'shared':>8}{'rest':>8}{'its ratio':>11}"]
     for r in rows:
-        same = [x for x in rows if (x["variant"], x["T"]) == (r["variant"], r["T"]) and x["B"] > r["B"]]
-        rival = [x for x in rows if (x["variant"], x["T"], x["B"]) == (r["rival"], r["T"], r["B"])]
-        if r["variant"] in TITANS and same and rival:
-            shared, each = split(r, max(same, key=lambda x: x["B"]))
+        larger = [x for x in rows if (x["variant"], x["T"]) == (r["variant"], r["T"]) and x["B"] > r["B"]]
+        if r["variant"] in TITANS and larger:
+            part = shared(r, larger[0])
+            rest = r["seconds"] - part
             lines.append(
-                f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['seconds'] * 1e3:9.0f}{shared * 1e3:8.0f}"
-                f"{r['B'] * each * 1e3:8.0f}{r['B'] * each / rival[0]['seconds']:11.2f}"
+                f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['seconds'] * 1e3:9.0f}{part * 1e3:8.0f}"
+                f"{rest * 1e3:8.0f}{r['ratio'] * rest / r['seconds']:11.2f}"
             )
     return "\n".join(lines)
 
@@ -128,8 +125,8 @@ def report(results: dict) -> str:
     machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
     note = "forward and backward, float32, fastest round, process time; ratio: to a transformer with as many weights"
     parts = (
-        "shared: what of a step any batch takes, mostly for calls; time = shared + B · each, from the two batches of a "
-        "length;\nthe ratio of the rest: as if nothing were shared, to the same transformer's whole step"
+        "shared: what a step takes for any batch, if it takes shared + B · each; from the two batches of a length.\n"
+        "its ratio: the rest alone, to the same transformer's whole step"
     )
     head = [results["command"], " · ".join(machine), note]
     return "\n".join([*head, "", table(results["rows"]), "", parts, "", shares(results["rows"])])

@@ -37,13 +37,11 @@ def test_the_models_compared_are_of_one_size():
 
 def test_a_step_is_parted_into_what_is_shared_and_the_rest():
     """Three seconds for any batch and two for each sequence: a row for the smaller batch, beside its rival's."""
-    rival = models.key_of(models.rival_of("mac"))
-    found = {B: times({"mac": 3.0 + 2 * B}, rivals=4.0) for B in (1, 4)}
-    rows = [models.row(name, B, 2048, found[B]) for B in (4, 1) for name in ("mac", rival)]
-    assert models.split(rows[2], rows[0]) == (3, 2)
+    rows = [models.row("mac", B, 2048, times({"mac": 3.0 + 2 * B}, rivals=4.0)) for B in (4, 1)]
+    assert models.shared(rows[1], rows[0]) == 3
     (line,) = models.shares(rows).splitlines()[1:]
     assert line.split() == ["1", "2048", "mac", "5000", "3000", "2000", "0.50"]
-    assert len(models.shares(rows[2:]).splitlines()) == 1  # one batch says nothing
+    assert len(models.shares(rows[1:]).splitlines()) == 1  # one batch says nothing
 
 
 def test_a_short_run_writes_numbers_and_table(tmp_path, capsys):

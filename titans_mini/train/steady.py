@@ -1,6 +1,6 @@
 """A thousand steps of every architecture with its default settings: does anything stop being a number?
 
-python -m titans_mini.train.steady            # all of them, about ten minutes of one thread
+python -m titans_mini.train.steady            # all of them; how long each took is recorded
 python -m titans_mini.train.steady --only mac # one of them; the others keep what was recorded
 """
 
