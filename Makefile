@@ -22,7 +22,7 @@ help:
 	@echo "  make lab        open the course in JupyterLab, at notebook 00         PORT=$(PORT)"
 	@echo "  make test       run every test: library, notebooks, browser         ARGS='-k gates'"
 	@echo "  make notebooks  run the notebooks again and rewrite their outputs   ONLY=01"
-	@echo "  make results    train again what notebook 09 shows; only what is missing  ARGS='--only needle --fresh'"
+	@echo "  make results    train again what notebook 12 shows; only what is missing  ARGS='--only needle --fresh'"
 	@echo "  make lint       check the style of code and notebooks"
 	@echo "  make clean      remove caches (make distclean: the environment too)"
 	@echo

@@ -14,7 +14,7 @@ from benchmarks import cases as cpu
 from benchmarks import providers
 from benchmarks.gpu_cases import Case
 from titans_mini import MemoryNet, neural_memory
-from titans_mini.backends import kernels
+from titans_mini.memory.backends import kernels
 
 DEVICE = "cuda"
 # relative RMS against float64: outputs and final state, dq dk dv, gates

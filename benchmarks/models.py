@@ -19,7 +19,7 @@ import torch
 from benchmarks.report import ROOT, stamp, write_json, write_text
 from benchmarks.timing import Times, measure
 from titans_mini import TitansConfig, TitansLM
-from titans_mini.presets import count as weights
+from titans_mini.models.presets import count as weights
 
 TARGET = ROOT / "assets" / "results" / "models_cpu.json"
 RIVAL, TITANS, OTHERS = "transformer", ("mac", "mag", "mal", "lmm"), ("swa", "delta", "gated-delta")

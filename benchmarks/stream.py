@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.memory import STATUS, resident
 from benchmarks.report import ROOT, stamp, write_json
 from titans_mini import MemoryNet, MemoryState, neural_memory
-from titans_mini.gates import half_life_to_alpha
+from titans_mini.memory.gates import half_life_to_alpha
 
 TARGET = ROOT / "assets" / "results" / "stream_cpu.json"
 DIM, HEADS, CHUNK, HALF_LIFE, ETA = 64, 1, 16, 4096, 0.6

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titans_mini import tritons
+from titans_mini.kernels import versions
 
 OPERANDS = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST = (8, 0)  # compute capability: Ampere, the first with bfloat16
@@ -52,7 +52,7 @@ def missing(device: torch.device) -> str | None:
         return "triton is not installed (pip install triton, on Linux with an NVIDIA GPU)"
     if interpreted():
         known = device.type in ("cpu", "cuda")
-        return tritons.unfit(interpreted=True) if known else f"Triton's interpreter has no device {device}"
+        return versions.unfit(interpreted=True) if known else f"Triton's interpreter has no device {device}"
     if device.type != "cuda" or torch.version.hip:
         return (
             f"the tensors are on {'an AMD GPU' if torch.version.hip else device}, and the kernels need an NVIDIA GPU; "
@@ -62,7 +62,7 @@ def missing(device: torch.device) -> str | None:
     if capability < OLDEST:
         name = torch.cuda.get_device_name(device)
         return f"{name} has compute capability {capability}, and the kernels need {OLDEST} or newer"
-    return tritons.unfit(interpreted=False)
+    return versions.unfit(interpreted=False)
 
 
 def precision(dtype: torch.dtype) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from titans_mini.kernels import Job, launch
 from titans_mini.kernels.matrix_span import Span, bytes_per_chunk, chunk_size
-from titans_mini.network import MemoryNet
-from titans_mini.state import MemoryState
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.state import MemoryState
 
 LARGEST_D, LARGEST_C = 128, 64
 

@@ -19,8 +19,8 @@ from titans_mini.kernels.coefficients import Coefficients, empty_grads, multiply
 from titans_mini.kernels.mlp_backward import mlp_answers_backward, mlp_hidden_backward, mlp_keys_backward
 from titans_mini.kernels.mlp_chain import mlp_chain_backward
 from titans_mini.kernels.mlp_forward import mlp_reads, mlp_states
-from titans_mini.network import MemoryNet
-from titans_mini.state import MemoryState
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.state import MemoryState
 
 ACTIVATIONS = ("gelu", "silu")
 LARGEST_D, LARGEST_C = 128, 64

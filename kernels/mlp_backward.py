@@ -4,7 +4,7 @@ As in the forward pass, only a chain is sequential: the gradient at a state need
 `mlp_answers_backward` and `mlp_hidden_backward` go through the answers, to the queries and to what the writes gave to
 them; they are two, because one would take too many registers. The chain walks from the last chunk to the first with the
 gradients at memory and momentum, through the second derivative of the loss. `mlp_keys_backward` needs those of both
-ends of a chunk and is parallel again. `titans_mini.chunk_backward` is the same on whole matrices, and says which line
+ends of a chunk and is parallel again. `titans_mini.memory.chunk` is the same on whole matrices, and says which line
 is the derivative of which.
 
 Places in memory, besides those of `mlp_forward`; gradients are float32 and lie as what they are gradients of:

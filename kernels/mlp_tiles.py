@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# --- activations: σ, σ′ and σ″, as in titans_mini.derivatives --------------------------------------------------------
+# --- activations: σ, σ′ and σ″, as in titans_mini.memory.derivatives ---
 
 
 @triton.jit

@@ -16,8 +16,8 @@ from benchmarks.materialised import decay_mask
 from benchmarks.peers import titans_pytorch
 from tests.helpers import difference
 from titans_mini import MemoryNet
-from titans_mini.gates import coefficients as library_coefficients
-from titans_mini.results import COMMANDS, load_results
+from titans_mini.memory.gates import coefficients as library_coefficients
+from titans_mini.notebook import COMMANDS, load_results
 from tools import notebooks
 
 ROW = {"sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass"}
@@ -287,7 +287,7 @@ def test_a_name_without_results_says_where_it_looked():
 
 
 def test_a_missing_file_names_the_command_that_makes_it(monkeypatch, tmp_path):
-    monkeypatch.setattr("titans_mini.results.FOLDERS", (tmp_path,))
+    monkeypatch.setattr("titans_mini.notebook.FOLDERS", (tmp_path,))
     with pytest.raises(FileNotFoundError, match="python -m benchmarks.stream"):
         load_results("stream_cpu")
 

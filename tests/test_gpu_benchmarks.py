@@ -12,7 +12,7 @@ from benchmarks.gpu_cases import Case, Machine, cases, floor, flops, least_bytes
 from benchmarks.gpu_providers import LIMITS, Missing, Work
 from benchmarks.timing import Times
 from tests.kernels.helpers import DEVICE, GPU, needs_triton
-from titans_mini.results import load_results
+from titans_mini.notebook import load_results
 
 MACHINE = Machine(rate=1e12, bandwidth=1e9, steps={})
 

@@ -427,7 +427,7 @@ def bare(source: str) -> str:
 
 
 def library_source(path: str) -> str:
-    """Return the source of a dotted path such as `titans_mini.gates.coefficients`."""
+    """Return the source of a dotted path such as `titans_mini.memory.gates.coefficients`."""
     parts = path.split(".")
     for split in range(len(parts) - 1, 0, -1):
         try:

@@ -5,7 +5,6 @@ On the command line::
     python tools/notebooks.py new draft.py notebooks/01_x.ipynb    a percent-format draft becomes a notebook
     python tools/notebooks.py draft notebooks/01_x.ipynb draft.py  and back again, to edit it as text
     python tools/notebooks.py run [--only 01] [PATH ...]           execute, rewrite outputs (the same bytes each time)
-    python tools/notebooks.py check [--only 01] [PATH ...]         list what breaks a rule of tools/hygiene.py
     python tools/notebooks.py solve notebooks/01_x.ipynb out.ipynb the same notebook with its exercises solved
 
 Everything is importable too; `tests/test_notebooks.py` uses `read`, `solve` and `execute`.
@@ -340,16 +339,13 @@ def main(arguments: list[str] | None = None) -> int:
         sub = commands.add_parser(command, help=text)
         sub.add_argument("source", type=Path)
         sub.add_argument("target", type=Path)
-    for command, text in [("run", "execute notebooks and rewrite their outputs"), ("check", "apply the hygiene rules")]:
-        sub = commands.add_parser(command, help=text)
-        sub.add_argument("paths", nargs="*", type=Path)
-        sub.add_argument("--only", help="01, or 01,03: the first letters of the notebooks meant")
-        sub.add_argument("--timeout", type=int, default=600, help="seconds allowed for one cell")
+    sub = commands.add_parser("run", help="execute notebooks and rewrite their outputs")
+    sub.add_argument("paths", nargs="*", type=Path)
+    sub.add_argument("--only", help="01, or 01,03: the first letters of the notebooks meant")
+    sub.add_argument("--timeout", type=int, default=600, help="seconds allowed for one cell")
     options = parser.parse_args(arguments)
     if options.command == "run":
         return _run_all(options.paths or find(options.only), options.timeout)
-    if options.command == "check":
-        return _check_all(options.paths or find(options.only))
     if options.command == "new":
         write(from_percent(options.source), options.target)
     elif options.command == "draft":
@@ -358,15 +354,6 @@ def main(arguments: list[str] | None = None) -> int:
         write(solve(read(options.source)), options.target)
     print(f"wrote {options.target}")
     return 0
-
-
-def _check_all(paths: list[Path]) -> int:
-    sys.path.insert(0, str(ROOT))
-    from tools import hygiene
-
-    complaints = [f"{path.name}: {complaint}" for path in paths for complaint in hygiene.check(read(path))]
-    print("\n".join(complaints) or f"{len(paths)} notebooks keep every rule")
-    return bool(complaints)
 
 
 def _run_all(paths: list[Path], timeout: int) -> int:

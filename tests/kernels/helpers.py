@@ -13,7 +13,7 @@ import torch
 
 from tests.helpers import NAMES, inputs, relative_rms, start, tensors
 from titans_mini import neural_memory
-from titans_mini.backends import kernels
+from titans_mini.memory.backends import kernels
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"

@@ -11,8 +11,10 @@ import torch
 
 from tests.helpers import inputs, matrix, network
 from tests.kernels.helpers import kernels, loaded, needs_triton
-from titans_mini import backends, neural_memory, tritons
-from titans_mini.chunked import chunked
+from titans_mini import neural_memory
+from titans_mini.kernels import versions
+from titans_mini.memory import backends
+from titans_mini.memory.chunked import chunked
 
 ROOT = backends.CHECKOUT.parent
 MATRIX = {"depth": 1, "residual": False, "norm": False}
@@ -69,11 +71,11 @@ def test_auto_without_triton_runs_and_says_what_is_missing(gpu, monkeypatch):
 def test_auto_leaves_them_out_where_triton_is_too_old(gpu, monkeypatch):
     """PyTorch 2.6 brings Triton 3.2."""
     gpu(9, 0)
-    monkeypatch.setattr("titans_mini.tritons.version", lambda: (3, 2))
+    monkeypatch.setattr("titans_mini.kernels.versions.version", lambda: (3, 2))
     with pytest.warns(UserWarning, match=r"Triton 3\.2 is installed, and the kernels need 3\.3 or newer"):
         assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
     for newer in ((3, 3), (4, 0), None):
-        monkeypatch.setattr("titans_mini.tritons.version", lambda newer=newer: newer)
+        monkeypatch.setattr("titans_mini.kernels.versions.version", lambda newer=newer: newer)
         assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is kernels().run
 
 
@@ -91,9 +93,9 @@ def test_auto_leaves_them_out_where_triton_is_too_old(gpu, monkeypatch):
 )
 def test_which_interpreters_run_the_kernels(monkeypatch, version, numpy, reason):
     """So it was with 3.1 to 3.7, each with tests of the kernels; newer and unknown ones are trusted."""
-    monkeypatch.setattr(tritons, "version", lambda: version)
-    monkeypatch.setattr(tritons.np, "__version__", numpy)
-    said = tritons.unfit(interpreted=True)
+    monkeypatch.setattr(versions, "version", lambda: version)
+    monkeypatch.setattr(versions.np, "__version__", numpy)
+    said = versions.unfit(interpreted=True)
     assert said is None if reason is None else re.match(reason, said)
 
 
@@ -101,7 +103,7 @@ def test_which_interpreters_run_the_kernels(monkeypatch, version, numpy, reason)
 def test_the_version_of_triton_is_found_without_loading_it():
     import triton
 
-    assert tritons.version() == tritons.numbers(triton.__version__)
+    assert versions.version() == versions.numbers(triton.__version__)
 
 
 @needs_triton
@@ -136,14 +138,14 @@ def python(code):
 
 
 def test_the_package_of_the_kernels_loads_no_triton():
-    code = "import sys; from titans_mini.backends import kernels; kernels(); print('triton' in sys.modules)"
+    code = "import sys; from titans_mini.memory.backends import kernels; kernels(); print('triton' in sys.modules)"
     assert python(code).strip() == "False"
 
 
 def test_a_checkout_that_was_not_installed_finds_them():
     code = (
         "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in str(f).lower()]\n"
-        "from titans_mini import backends\n"
+        "from titans_mini.memory import backends\n"
         "import importlib.util; print(importlib.util.find_spec('titans_mini.kernels'))\n"
         "print(backends.kernels().__name__); from titans_mini.kernels import launch; print(launch.tile(5))"
     )

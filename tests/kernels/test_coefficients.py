@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.kernels.helpers import DEVICE, GPU, Guarded, needs_triton
-from titans_mini.gates import coefficients as definition
-from titans_mini.gates import one_step_earlier
+from titans_mini.memory.gates import coefficients as definition
+from titans_mini.memory.gates import one_step_earlier
 
 pytestmark = needs_triton
 

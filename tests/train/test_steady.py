@@ -24,7 +24,7 @@ def test_the_first_steps_are_numbers_and_learn(name, source):
 
 def test_a_gradient_that_is_no_number_stops_the_run(source, monkeypatch):
     """The loss of this step is finite; only the hook on the gradients sees what is wrong."""
-    from titans_mini.mixers import MemoryAlone
+    from titans_mini.models.mixers import MemoryAlone
 
     class Poison(torch.autograd.Function):
         @staticmethod

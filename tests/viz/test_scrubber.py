@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from titans_mini import MemoryNet
-from titans_mini.trace import record
+from titans_mini.memory.trace import record
 from titans_mini.viz import draw, figure, palette, png
 from titans_mini.viz.widgets import MemoryScrubber
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from titans_mini import MemoryNet
-from titans_mini.trace import record
+from titans_mini.memory.trace import record
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets import Seismograph
 

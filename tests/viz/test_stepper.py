@@ -18,7 +18,7 @@ TOKENS = torch.tensor([0, NAMES + 4, 1, NAMES + 1, 2, NAMES + 6, 3, NAMES + 0])
 
 
 class Small(nn.Module):
-    """As in notebook 05, only smaller."""
+    """As in notebook 06, only smaller."""
 
     def __init__(self):
         super().__init__()

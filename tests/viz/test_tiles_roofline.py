@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from benchmarks.flops import per_token
-from titans_mini import MemoryNet, interpret, standin
+from titans_mini import MemoryNet
+from titans_mini.kernels import emulator, interpret
 from titans_mini.viz import draw, figure
 from titans_mini.viz.draw.board import HELD, MOVED, UNTOUCHED
 from titans_mini.viz.widgets import Roofline, TileViewer, roofline
@@ -15,14 +16,14 @@ STANDIN = interpret.find(allow_triton=False)
 
 
 def by_row(k, M, y, D):
-    tl = standin.tl
+    tl = emulator.tl
     t, d = tl.program_id(0), tl.arange(0, D)
     row = tl.load(k + t * D + d)[None, :]
     tl.store(y + t * D + d, tl.dot(row, tl.load(M + d[:, None] * D + d[None, :]))[0])
 
 
 def at_once(k, M, y, D):
-    tl = standin.tl
+    tl = emulator.tl
     r, d = tl.arange(0, 3), tl.arange(0, D)
     rows = r[:, None] * D + d[None, :]
     tl.store(y + rows, tl.dot(tl.load(k + rows), tl.load(M + d[:, None] * D + d[None, :])))
@@ -34,7 +35,7 @@ def viewer():
     tapes = {}
     for name, kernel, grid in (("rows", by_row, (3,)), ("all", at_once, (1,))):
         with interpret.recording(STANDIN, **x) as tapes[name]:
-            standin.triton.jit(kernel)[grid](*x.values(), 4)
+            emulator.triton.jit(kernel)[grid](*x.values(), 4)
     return TileViewer(tapes)
 
 

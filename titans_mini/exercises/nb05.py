@@ -1,241 +1,214 @@
-"""Exercises of notebook 05: what belongs to which loop, the gradient of a write, store then ask, and a cut."""
+"""Exercises of notebook 05: ask a deep memory, its first layer's gradient, one gradient a sequence, and the bytes."""
 
 import torch
 
 from titans_mini.exercises import Exercise
-from titans_mini.memory import NeuralMemory
 
 
-def through_the_write(M, k, v, theta, q, target):
-    """Write (k, v) into M (D, E), then ask q: the loss, and its gradients for k (D,), v (E,) and theta ()."""
-    k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
-    M_next = M - theta * 2 * torch.outer(k, k @ M - v)
-    loss = (q @ M_next - target).square().sum()
-    return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
+def ask_mlp(W1, W2, x):
+    """M(x) of a two-layer memory with GELU: W1 (D, hidden), W2 (hidden, D), x (T, D) -> (T, D)."""
+    return torch.nn.functional.gelu(x @ W1) @ W2
 
 
-def which_loop(name):
-    """The name of a thing -> "outer" (trained), "inner" (written) or "computed" (made afresh for every token)."""
-    outer = {"W_K", "W_V", "W_Q", "gate weights", "M_0"}
-    inner = {"M_t", "S_t"}
-    return "outer" if name in outer else "inner" if name in inner else "computed"
+def first_layer(W1, W2, k, v):
+    """∇ of ‖tanh(k W1) W2 − v‖² for W1: W1 (D, hidden), W2 (hidden, E), k (D,), v (E,) -> (D, hidden)."""
+    h = torch.tanh(k @ W1)
+    delta2 = 2 * (h @ W2 - v)
+    delta1 = (W2 @ delta2) * (1 - h**2)
+    return torch.outer(k, delta1)
 
 
-def store_then_ask(x, W_K, W_V, W_Q, theta, target):
-    """Two tokens x (2, D), an empty memory: write the first, ask with the second; the outer loss -> a number."""
-    k, v, q = x[0] @ W_K, x[0] @ W_V, x[1] @ W_Q
-    M_0 = torch.zeros(len(k), len(v), dtype=x.dtype)
-    M_1 = M_0 - theta * 2 * torch.outer(k, k @ M_0 - v)
-    return (q @ M_1 - target).square().sum()
+def surprise_each(M, k, v):
+    """∇ of ‖kM − v‖² for every sequence: M (B, D, E), k (B, D), v (B, E) -> (B, D, E)."""
+    error = (k[:, None, :] @ M)[:, 0] - v
+    return 2 * k[:, :, None] * error[:, None, :]
 
 
-def truncated(layer, x, cut):
-    """Run x (B, T, dim) in two pieces, no gradient across the cut: y (B, T, dim), and d(Σ y²)/dx."""
-    x = x.detach().requires_grad_()
-    y_1, state = layer(x[:, :cut])
-    y_2, _ = layer(x[:, cut:], state.detach())
-    y = torch.cat([y_1, y_2], 1)
-    return y, torch.autograd.grad(y.square().sum(), x)[0]
+def state_bytes(dim, depth, expansion, batch, heads):
+    """Bytes of a float32 MemoryState: weights, momentum and anchor of every memory -> a whole number."""
+    sizes = [dim, *[expansion * dim] * (depth - 1), dim]
+    P = sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+    return 3 * P * 4 * batch * heads
 
 
-def _write_cases(seed):
+def _randn(seed):
     g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(d, e, generator=g, dtype=torch.float64),
-            torch.randn(d, generator=g, dtype=torch.float64),
-            torch.randn(e, generator=g, dtype=torch.float64),
-            torch.tensor(0.1 + 0.1 * i, dtype=torch.float64),
-            torch.randn(d, generator=g, dtype=torch.float64),
-            torch.randn(e, generator=g, dtype=torch.float64),
-        )
-        for i, (d, e) in enumerate(((3, 3), (2, 5), (4, 2)))
-    ]
+    return lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
 
 
-def _written(sign=1.0, factor=2.0, detach=False, mean=False):
-    """A mutant of `through_the_write`."""
-
-    def mutant(M, k, v, theta, q, target):
-        k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
-        u = factor * torch.outer(k, k @ M - v)
-        M_next = M - sign * theta * (u.detach() if detach else u)
-        wrong = (q @ M_next - target).square()
-        loss = wrong.mean() if mean else wrong.sum()
-        return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
-
-    return mutant
+def _ask_cases(seed):
+    randn = _randn(seed)
+    return [(randn(d, h), randn(h, d), randn(t, d)) for d, h, t in ((3, 6, 4), (2, 5, 1), (4, 3, 7))]
 
 
-def _loop_cases(seed):
-    names = ("W_K", "W_V", "W_Q", "gate weights", "M_0", "M_t", "S_t", "k_t", "q_t", "alpha_t", "theta_t", "y_t")
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    return [(names[i],) for i in order.tolist()]
+def _first_layer_cases(seed):
+    randn = _randn(seed)
+    return [(randn(d, h), randn(h, e), randn(d), randn(e)) for d, h, e in ((3, 3, 3), (2, 5, 4), (4, 3, 1))]
 
 
-def _moved(**other):
-    """A mutant of `which_loop` that puts some names elsewhere."""
-    return lambda name: other.get(name, which_loop(name))
+def _each_cases(seed):
+    randn = _randn(seed)
+    return [(randn(b, d, e), randn(b, d), randn(b, e)) for b, d, e in ((2, 3, 3), (3, 2, 5), (4, 4, 2))]
 
 
-def _store_cases(seed):
-    g = torch.Generator().manual_seed(seed)
-    cases = []
-    for i, (d, e) in enumerate(((3, 3), (4, 2), (2, 5))):
-        shapes = ((2, d), (d, d), (d, e), (d, d))
-        x, W_K, W_V, W_Q = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes)
-        cases.append((x, W_K, W_V, W_Q, 0.2 + 0.1 * i, torch.randn(e, generator=g, dtype=torch.float64)))
-    return cases
+def _bytes_cases(seed):
+    return [(4 + seed % 5, 1, 4, 2, 3), (8, 2, 4, 3, 1), (3, 3, 2, 2, 5), (5, 4, 3, 7, 2)]
 
 
-def _stored(swap=False, ask="W_Q", last=0, mean=False):
-    """A mutant of `store_then_ask`: asked before the write, with another projection or token, or a mean."""
-
-    def mutant(x, W_K, W_V, W_Q, theta, target):
-        k, v = x[0] @ W_K, x[0] @ W_V
-        q = x[1 - last] @ {"W_Q": W_Q, "W_K": W_K}[ask]
-        M_1 = torch.zeros(len(k), len(v), dtype=x.dtype) if swap else 2 * theta * torch.outer(k, v)
-        wrong = (q @ M_1 - target).square()
-        return wrong.mean() if mean else wrong.sum()
-
-    return mutant
+def _delta1(W1, W2, k, v, slope, factor=2):
+    return torch.outer(k, (W2 @ (factor * (torch.tanh(k @ W1) @ W2 - v))) * slope(k @ W1))
 
 
-def _cut_cases(seed):
-    g = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # layers draw from the global generator
-        layers = [NeuralMemory(4, heads=h, depth=1, residual=False, norm=False, chunk_size=4).double() for h in (1, 2)]
-    for layer in layers:
-        layer.requires_grad_(False)  # only the gradient for x is asked for
-    inputs = [torch.randn(b, t, 4, generator=g, dtype=torch.float64) for b, t in ((1, 9), (2, 12))]
-    return list(zip(layers, inputs, (3, 7), strict=True))
+def _slope(z):
+    return 1 - torch.tanh(z) ** 2
 
 
-def _cut(carry=lambda state: state.detach(), first=lambda x: x):
-    """A mutant of `truncated`: another state is carried, or the first piece loses its gradient."""
+def _weights(dim, depth, expansion):
+    sizes = [dim, *[expansion * dim] * (depth - 1), dim]
+    return sum(i * o for i, o in zip(sizes[:-1], sizes[1:], strict=True))
 
-    def mutant(layer, x, cut):
-        x = x.detach().requires_grad_()
-        y_1, state = layer(first(x[:, :cut]))
-        y_2, _ = layer(x[:, cut:], carry(state))
-        y = torch.cat([y_1, y_2], 1)
-        return y, torch.autograd.grad(y.square().sum(), x)[0]
 
-    return mutant
-
+gelu = torch.nn.functional.gelu
 
 EXERCISES = (
     Exercise(
         name="05.1",
-        title="Which loop?",
-        solution=which_loop,
-        cases=_loop_cases,
+        title="Ask a memory of two layers",
+        solution=ask_mlp,
+        cases=_ask_cases,
         mutants={
-            "M_0 written": (
-                _moved(M_0="inner"),
-                "M_0 is where every evening starts, and it is the same every evening: a trained parameter. What is "
-                "written is M_t.",
+            "no σ": (
+                lambda W1, W2, x: x @ W1 @ W2,
+                "σ is missing. Two matrices in a row are one matrix: nothing is gained over notebook 01.",
             ),
-            "gates trained": (
-                _moved(alpha_t="outer", theta_t="outer"),
-                "α_t and θ_t differ from token to token: they are computed. Trained are the gate weights that "
-                "compute them.",
+            "σ on the answer": (
+                lambda W1, W2, x: gelu(gelu(x @ W1) @ W2),
+                "σ stands after the last layer as well. Answers must be free to be negative: σ only between layers.",
             ),
-            "keys written": (
-                _moved(k_t="inner", q_t="inner"),
-                "k_t and q_t are not carried to the next token: they are computed from the token, used, and dropped.",
+            "σ on the input": (
+                lambda W1, W2, x: gelu(x) @ W1 @ W2,
+                "σ acts on the input. The matrices then still follow each other directly; put it between them.",
             ),
-            "momentum computed": (
-                _moved(S_t="computed"),
-                "S_t needs S_{t−1}: it is carried from token to token, as M_t is. Both are the state.",
+            "transposed": (
+                lambda W1, W2, x: gelu(x @ W2.mT) @ W1.mT,
+                "The layers are in the wrong order, transposed: W₁ meets the input, x @ W1, as rows times matrix.",
             ),
-            "memory computed": (
-                _moved(M_t="computed", S_t="computed"),
-                "You have nothing in the inner loop. M_t and S_t are carried from token to token: they are written.",
+            "relu": (
+                lambda W1, W2, x: torch.relu(x @ W1) @ W2,
+                "You used ReLU; this memory uses GELU, `torch.nn.functional.gelu`.",
             ),
         },
         hints=(
-            "Ask of each name: does the optimizer change it? Does the next token need its present value?",
-            "The optimizer changes the projections, the weights of the gates, and the start M_0.",
-            "Carried on are M_t and S_t. Everything else with an index t is computed and dropped.",
+            "Row vectors: a layer is `x @ W`, from the left to the right.",
+            "h = σ(x W₁), then h W₂. Nothing after that.",
+            "σ is `torch.nn.functional.gelu`.",
         ),
-        why="Parameters outlive the evening, the state lives for one evening, and the rest lives for one token.",
+        why="One bend between two matrices is all that separates a deep memory from a matrix.",
     ),
     Exercise(
         name="05.2",
-        title="Through one write",
-        solution=through_the_write,
-        cases=_write_cases,
+        title="The first layer's gradient",
+        solution=first_layer,
+        cases=_first_layer_cases,
         mutants={
-            "detached": (
-                _written(detach=True),
-                "Your loss is right and the gradients of k and v are zero: the surprise was cut out of the graph "
-                "(detach, .data or no_grad). Compute it from the k and v you were given, and leave it attached.",
+            "no slope": (
+                lambda W1, W2, k, v: _delta1(W1, W2, k, v, torch.ones_like),
+                "σ′ is missing: the error must pass back through the tanh, δ₁ = (δ₂W₂ᵀ) ∘ σ′.",
             ),
-            "sign": (_written(sign=-1.0), "The sign: you add the gradient. The write goes down, −θ∇ℓ."),
-            "factor 2": (_written(factor=1.0), "A factor 2 is missing: ℓ is a square without ½."),
-            "mean": (_written(mean=True), "Your outer loss is a mean. Here it is the sum of the squares."),
+            "factor 2": (
+                lambda W1, W2, k, v: _delta1(W1, W2, k, v, _slope, factor=1),
+                "A factor 2 is missing: ℓ is a square without ½.",
+            ),
+            "slope of h": (
+                lambda W1, W2, k, v: _delta1(W1, W2, k, v, lambda z: _slope(torch.tanh(z))),
+                "σ′ is taken at h, after the tanh. Its place is z = k W₁; in terms of h it is 1 − h².",
+            ),
+            "σ for σ′": (
+                lambda W1, W2, k, v: _delta1(W1, W2, k, v, torch.tanh),
+                "You multiplied by σ(z) where its slope belongs: σ′ = 1 − tanh².",
+            ),
+            "transposed": (
+                lambda W1, W2, k, v: _delta1(W1, W2, k, v, _slope).mT,
+                "Transposed: the gradient has W₁'s shape (D, hidden), so it is the outer product of k and δ₁.",
+            ),
         },
         hints=(
-            "Write as in notebook 01, M − θ·2·outer(k, k @ M − v), then ask: q @ M_next.",
-            "The outer loss is the sum of (q @ M_next − target)².",
-            "First k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta)); last "
-            "torch.autograd.grad(loss, (k, v, theta), materialize_grads=True).",
+            "Forward first: h = tanh(k W₁). Then the error at the output, δ₂ = 2 (h W₂ − v).",
+            "Carry it back: δ₁ = (W₂ δ₂) ∘ σ′, and for a tanh σ′ = 1 − h².",
+            "The gradient is `torch.outer(k, delta1)`.",
         ),
-        why="The surprise is itself made of k and v, so differentiating the outer loss differentiates a gradient.",
+        why="What came in times the error that came back: rank one, in every layer.",
     ),
     Exercise(
         name="05.3",
-        title="Store, then ask",
-        solution=store_then_ask,
-        cases=_store_cases,
+        title="One memory per sequence",
+        solution=surprise_each,
+        cases=_each_cases,
         mutants={
-            "reads first": (
-                _stored(swap=True),
-                "You ask the empty memory M_0. Write the first token, then ask M_1.",
+            "sum": (
+                lambda M, k, v: surprise_each(M, k, v).sum(0).expand_as(M),
+                "Everyone gets the sum over the batch: the memories are shared, and readers write into each other.",
             ),
-            "asks with the key": (
-                _stored(ask="W_K"),
-                "You ask with W_K. The question has a projection of its own: q = x[1] @ W_Q.",
+            "mean": (
+                lambda M, k, v: surprise_each(M, k, v).mean(0).expand_as(M),
+                "Everyone gets the mean over the batch: still one surprise for all. Keep the batch axis.",
             ),
-            "asks the first token": (
-                _stored(last=1),
-                "You ask with the token that was stored, x[0]. The second token asks.",
+            "divided by B": (
+                lambda M, k, v: surprise_each(M, k, v) / len(k),
+                "Each is B times too small: a loss averaged over the batch. A memory must not feel how many run.",
             ),
-            "mean": (_stored(mean=True), "Your loss is a mean. ℓ sums over the components."),
+            "factor 2": (
+                lambda M, k, v: surprise_each(M, k, v) / 2,
+                "A factor 2 is missing: ℓ is a square without ½.",
+            ),
+            "first memory": (
+                lambda M, k, v: surprise_each(M[:1].expand_as(M), k, v),
+                "All errors are measured with the first sequence's memory; each has its own M[b].",
+            ),
         },
         hints=(
-            "k = x[0] @ W_K and v = x[0] @ W_V are written; q = x[1] @ W_Q asks.",
-            "M_0 is zero, so the write is M_1 = 2θ outer(k, v).",
-            "The loss is (q @ M_1 − target).square().sum().",
+            "The errors first: one row times one matrix for each b. `torch.einsum('bd,bde->be', k, M)` does it.",
+            "Then an outer product for each b: `k[:, :, None] * error[:, None, :]`.",
+            "And the 2 of the square. No sum, no mean over b.",
         ),
-        why="This scalar is all the outer loop sees, and all three projections and θ are in it.",
+        why="A batch axis on the weights: nobody's memory depends on who else is there.",
     ),
     Exercise(
         name="05.4",
-        title="A cut",
-        solution=truncated,
-        cases=_cut_cases,
+        title="The bytes of a state",
+        solution=state_bytes,
+        cases=_bytes_cases,
         mutants={
-            "state dropped": (
-                _cut(carry=lambda state: None),
-                "The second piece starts from M_0: you dropped the state. Pass it on, detached.",
+            "weights only": (
+                lambda d, L, x, b, h: _weights(d, L, x) * 4 * b * h,
+                "You counted the weights alone. The momentum and the anchor have the same shapes: three times as much.",
             ),
-            "not detached": (
-                _cut(carry=lambda state: state),
-                "y is right, but gradients still cross the cut: hand over state.detach().",
+            "no anchor": (
+                lambda d, L, x, b, h: 2 * _weights(d, L, x) * 4 * b * h,
+                "Weights and momentum are there; the anchor of the chunk, a third copy, is missing.",
             ),
-            "first piece detached": (
-                _cut(first=lambda x: x.detach()),
-                "The first piece has no gradient at all. Its own answers should keep theirs: detach the state, not x.",
+            "square layers": (
+                lambda d, L, x, b, h: 3 * L * d * d * 4 * b * h,
+                "You counted D² for each layer. Hidden layers are expansion·D wide.",
+            ),
+            "hidden layers D wide at one end": (
+                lambda d, L, x, b, h: 3 * (d * d if L == 1 else L * x * d * d) * 4 * b * h,
+                "Layers between two hidden ones are (expansion·D)², not expansion·D².",
+            ),
+            "shared": (
+                lambda d, L, x, b, h: 3 * _weights(d, L, x) * 4 * h,
+                "The batch is missing: every sequence has a memory of its own.",
+            ),
+            "numbers": (
+                lambda d, L, x, b, h: 3 * _weights(d, L, x) * b * h,
+                "That counts numbers. A float32 has 4 bytes.",
             ),
         },
         hints=(
-            "x = x.detach().requires_grad_(), then call the layer twice: y_1, state = layer(x[:, :cut]).",
-            "The second call gets state.detach().",
-            "y = torch.cat([y_1, y_2], 1) and torch.autograd.grad(y.square().sum(), x)[0].",
+            "Widths: D, then expansion·D for each hidden layer (there are depth − 1), then D.",
+            "P is the sum of in·out over the layers. A matrix has P = D².",
+            "Times 3 (weights, momentum, anchor), times 4 bytes, times B·H.",
         ),
-        why="The memory crosses the cut, the gradient does not: values stay equal, and the backward pass gets shorter.",
+        why="The state does not grow with the stream, but it grows with every reader.",
     ),
 )

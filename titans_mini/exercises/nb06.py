@@ -1,117 +1,126 @@
-"""Exercises of notebook 06: the share of S₀, a masked read, the end of a chunk, and the triangular system."""
+"""Exercises of notebook 06: what belongs to which loop, the gradient of a write, store then ask, and a cut."""
 
 import torch
 
 from titans_mini.exercises import Exercise
-from titans_mini.gates import coefficients
+from titans_mini.memory.layer import NeuralMemory
 
 
-def share_of_momentum(alpha, eta):
-    """How much of S₀ is in M_1 … M_C: gates alpha and eta (C,) -> f (C,)."""
-    m, f, rows = 1.0, 0.0, []
-    for alpha_t, eta_t in zip(alpha, eta, strict=True):
-        m = eta_t * m
-        f = (1 - alpha_t) * f + m
-        rows.append(f)
-    return torch.stack(rows)
+def through_the_write(M, k, v, theta, q, target):
+    """Write (k, v) into M (D, E), then ask q: the loss, and its gradients for k (D,), v (E,) and theta ()."""
+    k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
+    M_next = M - theta * 2 * torch.outer(k, k @ M - v)
+    loss = (q @ M_next - target).square().sum()
+    return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
 
 
-def masked_read(q, k, s, G, b, f, M, S):
-    """Answers of a chunk: q, k, s (C, D), G (C, C), b, f (C,), its start M, S (D, D) -> (C, D)."""
-    scores = (q @ k.T) * G
-    return b[:, None] * (q @ M) + f[:, None] * (q @ S) - scores @ s
+def which_loop(name):
+    """The name of a thing -> "outer" (trained), "inner" (written) or "computed" (made afresh for every token)."""
+    outer = {"W_K", "W_V", "W_Q", "gate weights", "M_0"}
+    inner = {"M_t", "S_t"}
+    return "outer" if name in outer else "inner" if name in inner else "computed"
 
 
-def end_of_chunk(k, s, alpha, eta, M, S):
-    """Memory and momentum after the chunk: k, s (C, D), gates (C,), its start M, S (D, D) -> M_C, S_C."""
-    c = coefficients(alpha, eta)
-    M_C = c.b[-1] * M + c.f[-1] * S - k.T @ (c.G[-1][:, None] * s)
-    S_C = c.m[-1] * S - k.T @ (c.n[-1][:, None] * s)
-    return M_C, S_C
+def store_then_ask(x, W_K, W_V, W_Q, theta, target):
+    """Two tokens x (2, D), an empty memory: write the first, ask with the second; the outer loss -> a number."""
+    k, v, q = x[0] @ W_K, x[0] @ W_V, x[1] @ W_Q
+    M_0 = torch.zeros(len(k), len(v), dtype=x.dtype)
+    M_1 = M_0 - theta * 2 * torch.outer(k, k @ M_0 - v)
+    return (q @ M_1 - target).square().sum()
 
 
-def online_writes(k, wrong, theta, G_before):
-    """Solve the online rule: k, wrong (C, D), theta (C,), G_before (C, C), rows of t−1 -> s (C, D)."""
-    step = 2 * theta[:, None]
-    system = torch.eye(len(k), dtype=k.dtype) + step * (k @ k.T) * G_before
-    return torch.linalg.solve_triangular(system, step * wrong, upper=False)
+def truncated(layer, x, cut):
+    """Run x (B, T, dim) in two pieces, no gradient across the cut: y (B, T, dim), and d(Σ y²)/dx."""
+    x = x.detach().requires_grad_()
+    y_1, state = layer(x[:, :cut])
+    y_2, _ = layer(x[:, cut:], state.detach())
+    y = torch.cat([y_1, y_2], 1)
+    return y, torch.autograd.grad(y.square().sum(), x)[0]
 
 
-SIZES = ((3, 2), (4, 3), (5, 4))  # (C, D)
-
-
-def _randn(seed):
+def _write_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
+    return [
+        (
+            torch.randn(d, e, generator=g, dtype=torch.float64),
+            torch.randn(d, generator=g, dtype=torch.float64),
+            torch.randn(e, generator=g, dtype=torch.float64),
+            torch.tensor(0.1 + 0.1 * i, dtype=torch.float64),
+            torch.randn(d, generator=g, dtype=torch.float64),
+            torch.randn(e, generator=g, dtype=torch.float64),
+        )
+        for i, (d, e) in enumerate(((3, 3), (2, 5), (4, 2)))
+    ]
 
 
-def _gates(seed, C):
-    g = torch.Generator().manual_seed(100 + seed)
-    alpha, eta = 0.1 + 0.8 * torch.rand(2, C, generator=g, dtype=torch.float64)
-    return alpha, eta
+def _written(sign=1.0, factor=2.0, detach=False, mean=False):
+    """A mutant of `through_the_write`."""
 
-
-def _share_cases(seed):
-    return [_gates(seed + C, C) for C in (3, 4, 7)]
-
-
-def _read_cases(seed):
-    randn, cases = _randn(seed), []
-    for C, D in SIZES:
-        c = coefficients(*_gates(seed + C, C))
-        cases.append((randn(C, D), randn(C, D), randn(C, D), c.G, c.b, c.f, randn(D, D), randn(D, D)))
-    return cases
-
-
-def _end_cases(seed):
-    randn = _randn(seed)
-    return [(randn(C, D), randn(C, D), *_gates(seed + C, C), randn(D, D), randn(D, D)) for C, D in SIZES]
-
-
-def _online_cases(seed):
-    randn, cases = _randn(seed), []
-    for C, D in SIZES:
-        G = coefficients(*_gates(seed + C, C)).G
-        G_before = torch.cat([torch.zeros_like(G[:1]), G[:-1]])
-        theta = 0.1 + 0.1 * torch.arange(C, dtype=torch.float64)
-        cases.append((randn(C, D), randn(C, D), theta, G_before))
-    return cases
-
-
-def _share(start=1.0, late=False, inside=False, keep=lambda a: 1 - a, momentum=lambda e, m: e * m):
-    """A mutant of `share_of_momentum`."""
-
-    def mutant(alpha, eta):
-        m, f, rows = start, 0.0, []
-        for alpha_t, eta_t in zip(alpha, eta, strict=True):
-            before, m = m, momentum(eta_t, m)
-            f = keep(alpha_t) * (f + m) if inside else keep(alpha_t) * f + (before if late else m)
-            rows.append(torch.as_tensor(f, dtype=alpha.dtype))
-        return torch.stack(rows)
+    def mutant(M, k, v, theta, q, target):
+        k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
+        u = factor * torch.outer(k, k @ M - v)
+        M_next = M - sign * theta * (u.detach() if detach else u)
+        wrong = (q @ M_next - target).square()
+        loss = wrong.mean() if mean else wrong.sum()
+        return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
 
     return mutant
 
 
-def _end(write=-1.0, S_keeps="m", row=-1, column=False, S_row="n"):
-    """A mutant of `end_of_chunk`."""
+def _loop_cases(seed):
+    names = ("W_K", "W_V", "W_Q", "gate weights", "M_0", "M_t", "S_t", "k_t", "q_t", "alpha_t", "theta_t", "y_t")
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    return [(names[i],) for i in order.tolist()]
 
-    def mutant(k, s, alpha, eta, M, S):
-        c = coefficients(alpha, eta)
-        to_M, to_S = (x[:, row] if column else x[row] for x in (c.G, getattr(c, S_row)))
-        M_C = c.b[row] * M + c.f[row] * S + write * k.T @ (to_M[:, None] * s)
-        return M_C, getattr(c, S_keeps)[row] * S + write * k.T @ (to_S[:, None] * s)
+
+def _moved(**other):
+    """A mutant of `which_loop` that puts some names elsewhere."""
+    return lambda name: other.get(name, which_loop(name))
+
+
+def _store_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    cases = []
+    for i, (d, e) in enumerate(((3, 3), (4, 2), (2, 5))):
+        shapes = ((2, d), (d, d), (d, e), (d, d))
+        x, W_K, W_V, W_Q = (torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes)
+        cases.append((x, W_K, W_V, W_Q, 0.2 + 0.1 * i, torch.randn(e, generator=g, dtype=torch.float64)))
+    return cases
+
+
+def _stored(swap=False, ask="W_Q", last=0, mean=False):
+    """A mutant of `store_then_ask`: asked before the write, with another projection or token, or a mean."""
+
+    def mutant(x, W_K, W_V, W_Q, theta, target):
+        k, v = x[0] @ W_K, x[0] @ W_V
+        q = x[1 - last] @ {"W_Q": W_Q, "W_K": W_K}[ask]
+        M_1 = torch.zeros(len(k), len(v), dtype=x.dtype) if swap else 2 * theta * torch.outer(k, v)
+        wrong = (q @ M_1 - target).square()
+        return wrong.mean() if mean else wrong.sum()
 
     return mutant
 
 
-def _online(factor=2.0, columns=False, sign=1.0, coupled=True):
-    """A mutant of `online_writes`."""
+def _cut_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # layers draw from the global generator
+        layers = [NeuralMemory(4, heads=h, depth=1, residual=False, norm=False, chunk_size=4).double() for h in (1, 2)]
+    for layer in layers:
+        layer.requires_grad_(False)  # only the gradient for x is asked for
+    inputs = [torch.randn(b, t, 4, generator=g, dtype=torch.float64) for b, t in ((1, 9), (2, 12))]
+    return list(zip(layers, inputs, (3, 7), strict=True))
 
-    def mutant(k, wrong, theta, G_before):
-        step = factor * (theta[None, :] if columns else theta[:, None])
-        coupling = step * (k @ k.T) * G_before if coupled else torch.zeros_like(G_before)
-        system = torch.eye(len(k), dtype=k.dtype) + sign * coupling
-        return torch.linalg.solve_triangular(system, 2 * theta[:, None] * wrong, upper=False)
+
+def _cut(carry=lambda state: state.detach(), first=lambda x: x):
+    """A mutant of `truncated`: another state is carried, or the first piece loses its gradient."""
+
+    def mutant(layer, x, cut):
+        x = x.detach().requires_grad_()
+        y_1, state = layer(first(x[:, :cut]))
+        y_2, _ = layer(x[:, cut:], carry(state))
+        y = torch.cat([y_1, y_2], 1)
+        return y, torch.autograd.grad(y.square().sum(), x)[0]
 
     return mutant
 
@@ -119,138 +128,114 @@ def _online(factor=2.0, columns=False, sign=1.0, coupled=True):
 EXERCISES = (
     Exercise(
         name="06.1",
-        title="How much S₀ is in M",
-        solution=share_of_momentum,
-        cases=_share_cases,
+        title="Which loop?",
+        solution=which_loop,
+        cases=_loop_cases,
         mutants={
-            "one token late": (
-                _share(late=True),
-                "You add the momentum of the token before. S_t is updated first, then M_t takes it: m first, then f.",
+            "M_0 written": (
+                _moved(M_0="inner"),
+                "M_0 is where every evening starts, and it is the same every evening: a trained parameter. What is "
+                "written is M_t.",
             ),
-            "decayed at once": (
-                _share(inside=True),
-                "You let α decay the momentum that arrives with this very token. M is decayed first, then S_t is "
-                "added as it is.",
+            "gates trained": (
+                _moved(alpha_t="outer", theta_t="outer"),
+                "α_t and θ_t differ from token to token: they are computed. Trained are the gate weights that "
+                "compute them.",
             ),
-            "η alone": (
-                _share(momentum=lambda e, m: e),
-                "You add η_t where m_t belongs: after t tokens the product of all η so far is left of S₀.",
+            "keys written": (
+                _moved(k_t="inner", q_t="inner"),
+                "k_t and q_t are not carried to the next token: they are computed from the token, used, and dropped.",
             ),
-            "forgets the rest": (
-                _share(keep=lambda a: a),
-                "You keep the share α. α is what is forgotten; 1 − α stays.",
+            "momentum computed": (
+                _moved(S_t="computed"),
+                "S_t needs S_{t−1}: it is carried from token to token, as M_t is. Both are the state.",
             ),
-            "a sum": (
-                _share(keep=lambda a: 1.0),
-                "You sum the m_t, as if nothing were forgotten. What arrived earlier decays by 1 − α_t.",
+            "memory computed": (
+                _moved(M_t="computed", S_t="computed"),
+                "You have nothing in the inner loop. M_t and S_t are carried from token to token: they are written.",
             ),
         },
         hints=(
-            "Two numbers are carried: m, how much of S₀ is left in S, and f, how much of it is in M.",
-            "m = η_t m comes first. Start with m = 1 and f = 0.",
-            "Then f = (1 − α_t) f + m, collected for every t: torch.stack(rows).",
+            "Ask of each name: does the optimizer change it? Does the next token need its present value?",
+            "The optimizer changes the projections, the weights of the gates, and the start M_0.",
+            "Carried on are M_t and S_t. Everything else with an index t is computed and dropped.",
         ),
-        why="f obeys the rule of M, with m in the place of S: numbers instead of matrices.",
+        why="Parameters outlive the evening, the state lives for one evening, and the rest lives for one token.",
     ),
     Exercise(
         name="06.2",
-        title="A masked read",
-        solution=masked_read,
-        cases=_read_cases,
+        title="Through one write",
+        solution=through_the_write,
+        cases=_write_cases,
         mutants={
-            "no weights": (
-                lambda q, k, s, G, b, f, M, S: b[:, None] * (q @ M) + f[:, None] * (q @ S) - (q @ k.T).tril() @ s,
-                "Your mask is causal, but every write counts fully. Multiply the scores by G: it is the mask.",
+            "detached": (
+                _written(detach=True),
+                "Your loss is right and the gradients of k and v are zero: the surprise was cut out of the graph "
+                "(detach, .data or no_grad). Compute it from the k and v you were given, and leave it attached.",
             ),
-            "sees the future": (
-                lambda q, k, s, G, b, f, M, S: b[:, None] * (q @ M) + f[:, None] * (q @ S) - (q @ k.T) @ s,
-                "There is no mask: queries read writes that come after them. Multiply the scores by G.",
-            ),
-            "sign": (
-                lambda q, k, s, G, b, f, M, S: masked_read(q, k, -s, G, b, f, M, S),
-                "The sign: token j writes −k_jᵀ s_j, so the sum over the scores is subtracted.",
-            ),
-            "no momentum": (
-                lambda q, k, s, G, b, f, M, S: masked_read(q, k, s, G, b, 0 * f, M, S),
-                "The momentum at the chunk's start is missing: f_t · q_t S₀.",
-            ),
-            "scores transposed": (
-                lambda q, k, s, G, b, f, M, S: masked_read(k, q, s, G, b, f, M, S)
-                + b[:, None] * ((q - k) @ M)
-                + f[:, None] * ((q - k) @ S),
-                "Your scores are transposed: rows are queries, columns are keys, q @ k.T.",
-            ),
+            "sign": (_written(sign=-1.0), "The sign: you add the gradient. The write goes down, −θ∇ℓ."),
+            "factor 2": (_written(factor=1.0), "A factor 2 is missing: ℓ is a square without ½."),
+            "mean": (_written(mean=True), "Your outer loss is a mean. Here it is the sum of the squares."),
         },
         hints=(
-            "Three parts: what is left of M₀, what came in from S₀, and the writes of this chunk.",
-            "The scores are (q @ k.T) * G, shape (C, C); they weigh the rows of s.",
-            "b and f belong to rows: b[:, None] * (q @ M).",
+            "Write as in notebook 01, M − θ·2·outer(k, k @ M − v), then ask: q @ M_next.",
+            "The outer loss is the sum of (q @ M_next − target)².",
+            "First k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta)); last "
+            "torch.autograd.grad(loss, (k, v, theta), materialize_grads=True).",
         ),
-        why="q_t (k_jᵀ s_j) = (q_t·k_j) s_j: the matrix in the middle is never needed.",
+        why="The surprise is itself made of k and v, so differentiating the outer loss differentiates a gradient.",
     ),
     Exercise(
         name="06.3",
-        title="The end of a chunk",
-        solution=end_of_chunk,
-        cases=_end_cases,
+        title="Store, then ask",
+        solution=store_then_ask,
+        cases=_store_cases,
         mutants={
-            "first column": (
-                _end(row=-1, column=True),
-                "You weigh the writes with a column of G and n. What is there after the last token is the last row.",
+            "reads first": (
+                _stored(swap=True),
+                "You ask the empty memory M_0. Write the first token, then ask M_1.",
             ),
-            "first row": (
-                _end(row=0),
-                "You took the first row: that is the memory after one token. The end is row −1, of b, f and m too.",
+            "asks with the key": (
+                _stored(ask="W_K"),
+                "You ask with W_K. The question has a projection of its own: q = x[1] @ W_Q.",
             ),
-            "S forgets": (
-                _end(S_keeps="b"),
-                "S₀ fades by η alone: c.m[-1]. b holds the decay of M.",
+            "asks the first token": (
+                _stored(last=1),
+                "You ask with the token that was stored, x[0]. The second token asks.",
             ),
-            "G for S": (
-                _end(S_row="G"),
-                "You weigh the writes of the momentum with G. That is how much is in M; for S it is n.",
-            ),
-            "sign": (
-                _end(write=1.0),
-                "The sign: each write goes down, −k_jᵀ s_j.",
-            ),
+            "mean": (_stored(mean=True), "Your loss is a mean. ℓ sums over the components."),
         },
         hints=(
-            "After the last token the last rows count: c.b[-1], c.f[-1], c.G[-1] for M; c.m[-1], c.n[-1] for S.",
-            "A weighted sum of outer products is one product: k.T @ (weights[:, None] * s).",
-            "M_C = c.b[-1] * M + c.f[-1] * S − …, and S_C = c.m[-1] * S − … with c.n[-1].",
+            "k = x[0] @ W_K and v = x[0] @ W_V are written; q = x[1] @ W_Q asks.",
+            "M_0 is zero, so the write is M_1 = 2θ outer(k, v).",
+            "The loss is (q @ M_1 − target).square().sum().",
         ),
-        why="Only the last row is needed: of C memories one is built.",
+        why="This scalar is all the outer loop sees, and all three projections and θ are in it.",
     ),
     Exercise(
         name="06.4",
-        title="The online rule in one solve",
-        solution=online_writes,
-        cases=_online_cases,
+        title="A cut",
+        solution=truncated,
+        cases=_cut_cases,
         mutants={
-            "anchored": (
-                _online(coupled=False),
-                "You leave out the other writes of the chunk, as the anchored rule does. Solve with "
-                "I + diag(2θ) (K Kᵀ ∘ G₋).",
+            "state dropped": (
+                _cut(carry=lambda state: None),
+                "The second piece starts from M_0: you dropped the state. Pass it on, detached.",
             ),
-            "factor 2": (
-                _online(factor=1.0),
-                "A factor 2 is missing in the matrix: it comes from the square, on both sides of the equation.",
+            "not detached": (
+                _cut(carry=lambda state: state),
+                "y is right, but gradients still cross the cut: hand over state.detach().",
             ),
-            "columns": (
-                _online(columns=True),
-                "θ multiplies the columns of your matrix. Equation t carries θ_t: it belongs to rows, theta[:, None].",
-            ),
-            "sign": (
-                _online(sign=-1.0),
-                "The sign in the matrix: earlier writes make the error smaller, so on the left they are added.",
+            "first piece detached": (
+                _cut(first=lambda x: x.detach()),
+                "The first piece has no gradient at all. Its own answers should keep theirs: detach the state, not x.",
             ),
         },
         hints=(
-            "Row t says: s_t + 2θ_t Σ_{j<t} G₋[t, j] (k_t·k_j) s_j = 2θ_t wrong_t.",
-            "system = eye + 2θ[:, None] * (k @ k.T) * G_before is unit lower triangular: G₋ is strictly lower.",
-            "torch.linalg.solve_triangular(system, 2θ[:, None] * wrong, upper=False).",
+            "x = x.detach().requires_grad_(), then call the layer twice: y_1, state = layer(x[:, :cut]).",
+            "The second call gets state.detach().",
+            "y = torch.cat([y_1, y_2], 1) and torch.autograd.grad(y.square().sum(), x)[0].",
         ),
-        why="Errors of a linear memory are linear in earlier writes, so all C of them are one triangular solve.",
+        why="The memory crosses the cut, the gradient does not: values stay equal, and the backward pass gets shorter.",
     ),
 )

@@ -1,35 +1,43 @@
-"""Exercises of notebook 08: the reach of window layers, the gate, memory before attention, and θ from β."""
+"""Exercises of notebook 08: the share of S₀, a masked read, the end of a chunk, and the triangular system."""
 
 import torch
 
 from titans_mini.exercises import Exercise
+from titans_mini.memory.gates import coefficients
 
 
-def reach(windows, T):
-    """Largest distance d ≤ T − 1 at which token t − d still moves output t: one window per layer -> a number."""
-    return min(T - 1, sum(w - 1 for w in windows))
+def share_of_momentum(alpha, eta):
+    """How much of S₀ is in M_1 … M_C: gates alpha and eta (C,) -> f (C,)."""
+    m, f, rows = 1.0, 0.0, []
+    for alpha_t, eta_t in zip(alpha, eta, strict=True):
+        m = eta_t * m
+        f = (1 - alpha_t) * f + m
+        rows.append(f)
+    return torch.stack(rows)
 
 
-def gate(y, m, a, b):
-    """norm(y) σ(norm(m)): y, m (T, D), learned vectors a of y's norm and b of m's (D,) -> (T, D)."""
-
-    def norm(x, weight):
-        return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
-
-    return norm(y, a) * torch.sigmoid(norm(m, b))
+def masked_read(q, k, s, G, b, f, M, S):
+    """Answers of a chunk: q, k, s (C, D), G (C, C), b, f (C,), its start M, S (D, D) -> (C, D)."""
+    scores = (q @ k.T) * G
+    return b[:, None] * (q @ M) + f[:, None] * (q @ S) - scores @ s
 
 
-def memory_first(x, R, A):
-    """What MAL adds to the stream: x (T, D), the memory answers R @ x, attention is A @ norm(…) -> (T, D)."""
-    m = R @ x
-    y = x + m
-    o = A @ torch.nn.functional.rms_norm(y, y.shape[-1:], eps=1e-6)
-    return m + o
+def end_of_chunk(k, s, alpha, eta, M, S):
+    """Memory and momentum after the chunk: k, s (C, D), gates (C,), its start M, S (D, D) -> M_C, S_C."""
+    c = coefficients(alpha, eta)
+    M_C = c.b[-1] * M + c.f[-1] * S - k.T @ (c.G[-1][:, None] * s)
+    S_C = c.m[-1] * S - k.T @ (c.n[-1][:, None] * s)
+    return M_C, S_C
 
 
-def from_gated_delta(keep, beta, v):
-    """Gated DeltaNet's α′, β (T,) and v (T, D) -> α (T,), θ (T,), targets (T, D) of the memory with η = 0."""
-    return 1 - keep, keep * beta / 2, v / keep[:, None]
+def online_writes(k, wrong, theta, G_before):
+    """Solve the online rule: k, wrong (C, D), theta (C,), G_before (C, C), rows of t−1 -> s (C, D)."""
+    step = 2 * theta[:, None]
+    system = torch.eye(len(k), dtype=k.dtype) + step * (k @ k.T) * G_before
+    return torch.linalg.solve_triangular(system, step * wrong, upper=False)
+
+
+SIZES = ((3, 2), (4, 3), (5, 4))  # (C, D)
 
 
 def _randn(seed):
@@ -37,181 +45,212 @@ def _randn(seed):
     return lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
 
 
-def _rand(seed):
-    g = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.rand(*shape, generator=g, dtype=torch.float64)
+def _gates(seed, C):
+    g = torch.Generator().manual_seed(100 + seed)
+    alpha, eta = 0.1 + 0.8 * torch.rand(2, C, generator=g, dtype=torch.float64)
+    return alpha, eta
 
 
-def _reach_cases(seed):
-    return [((8,), 64), ((8, 8, 8), 64), ((4, 16, 5), 100 + seed), ((9, 9, 9), 20), ((1, 3), 50)]
+def _share_cases(seed):
+    return [_gates(seed + C, C) for C in (3, 4, 7)]
 
 
-def _gate_cases(seed):
+def _read_cases(seed):
+    randn, cases = _randn(seed), []
+    for C, D in SIZES:
+        c = coefficients(*_gates(seed + C, C))
+        cases.append((randn(C, D), randn(C, D), randn(C, D), c.G, c.b, c.f, randn(D, D), randn(D, D)))
+    return cases
+
+
+def _end_cases(seed):
     randn = _randn(seed)
-    return [(2 * randn(t, d) + 1, 3 * randn(t, d), randn(d), randn(d)) for t, d in ((4, 3), (1, 6), (7, 2))]
+    return [(randn(C, D), randn(C, D), *_gates(seed + C, C), randn(D, D), randn(D, D)) for C, D in SIZES]
 
 
-def _first_cases(seed):
-    randn = _randn(seed)
-    return [(randn(t, d), randn(t, t).tril(), randn(t, t).tril()) for t, d in ((3, 2), (5, 4), (2, 3))]
+def _online_cases(seed):
+    randn, cases = _randn(seed), []
+    for C, D in SIZES:
+        G = coefficients(*_gates(seed + C, C)).G
+        G_before = torch.cat([torch.zeros_like(G[:1]), G[:-1]])
+        theta = 0.1 + 0.1 * torch.arange(C, dtype=torch.float64)
+        cases.append((randn(C, D), randn(C, D), theta, G_before))
+    return cases
 
 
-def _delta_cases(seed):
-    rand = _rand(seed)
-    return [(0.5 + 0.4 * rand(t), 0.2 + 0.6 * rand(t), 4 * rand(t, d) - 2) for t, d in ((5, 3), (1, 2), (8, 4))]
+def _share(start=1.0, late=False, inside=False, keep=lambda a: 1 - a, momentum=lambda e, m: e * m):
+    """A mutant of `share_of_momentum`."""
+
+    def mutant(alpha, eta):
+        m, f, rows = start, 0.0, []
+        for alpha_t, eta_t in zip(alpha, eta, strict=True):
+            before, m = m, momentum(eta_t, m)
+            f = keep(alpha_t) * (f + m) if inside else keep(alpha_t) * f + (before if late else m)
+            rows.append(torch.as_tensor(f, dtype=alpha.dtype))
+        return torch.stack(rows)
+
+    return mutant
 
 
-def _norm(x, weight=1.0):
-    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt() * weight
+def _end(write=-1.0, S_keeps="m", row=-1, column=False, S_row="n"):
+    """A mutant of `end_of_chunk`."""
+
+    def mutant(k, s, alpha, eta, M, S):
+        c = coefficients(alpha, eta)
+        to_M, to_S = (x[:, row] if column else x[row] for x in (c.G, getattr(c, S_row)))
+        M_C = c.b[row] * M + c.f[row] * S + write * k.T @ (to_M[:, None] * s)
+        return M_C, getattr(c, S_keeps)[row] * S + write * k.T @ (to_S[:, None] * s)
+
+    return mutant
 
 
-sigmoid = torch.sigmoid
+def _online(factor=2.0, columns=False, sign=1.0, coupled=True):
+    """A mutant of `online_writes`."""
+
+    def mutant(k, wrong, theta, G_before):
+        step = factor * (theta[None, :] if columns else theta[:, None])
+        coupling = step * (k @ k.T) * G_before if coupled else torch.zeros_like(G_before)
+        system = torch.eye(len(k), dtype=k.dtype) + sign * coupling
+        return torch.linalg.solve_triangular(system, 2 * theta[:, None] * wrong, upper=False)
+
+    return mutant
+
 
 EXERCISES = (
     Exercise(
         name="08.1",
-        title="The reach of window layers",
-        solution=reach,
-        cases=_reach_cases,
+        title="How much S₀ is in M",
+        solution=share_of_momentum,
+        cases=_share_cases,
         mutants={
-            "the token counted": (
-                lambda windows, T: min(T - 1, sum(windows)),
-                "You added whole windows. A window of w holds the token itself and w − 1 before it.",
+            "one token late": (
+                _share(late=True),
+                "You add the momentum of the token before. S_t is updated first, then M_t takes it: m first, then f.",
             ),
-            "the token counted once": (
-                lambda windows, T: min(T - 1, sum(windows) - 1),
-                "You took the token away once. Every layer's window contains its own token: w − 1 for each.",
+            "decayed at once": (
+                _share(inside=True),
+                "You let α decay the momentum that arrives with this very token. M is decayed first, then S_t is "
+                "added as it is.",
             ),
-            "one layer": (
-                lambda windows, T: min(T - 1, max(windows) - 1),
-                "That is the reach of the widest layer alone. A layer looks at outputs that have already looked back.",
+            "η alone": (
+                _share(momentum=lambda e, m: e),
+                "You add η_t where m_t belongs: after t tokens the product of all η so far is left of S₀.",
             ),
-            "product": (
-                lambda windows, T: min(T - 1, torch.tensor(windows).prod().item() - 1),
-                "You multiplied. Each layer starts where the one before has got to, so the steps back add up.",
+            "forgets the rest": (
+                _share(keep=lambda a: a),
+                "You keep the share α. α is what is forgotten; 1 − α stays.",
             ),
-            "beyond the text": (
-                lambda windows, T: sum(w - 1 for w in windows),
-                "Longer than the text: no distance between T tokens is above T − 1.",
+            "a sum": (
+                _share(keep=lambda a: 1.0),
+                "You sum the m_t, as if nothing were forgotten. What arrived earlier decays by 1 − α_t.",
             ),
         },
         hints=(
-            "One layer with a window of 8: the furthest visible token is 7 places before.",
-            "That token's vector has itself looked back, in the layer below. The distances add up.",
-            "Sum w − 1 over the layers, and take the smaller of that and T − 1.",
+            "Two numbers are carried: m, how much of S₀ is left in S, and f, how much of it is in M.",
+            "m = η_t m comes first. Start with m = 1 and f = 0.",
+            "Then f = (1 − α_t) f + m, collected for every t: torch.stack(rows).",
         ),
-        why="Reach grows with the number of layers, one window less one token at a time; never with the text.",
+        why="f obeys the rule of M, with m in the place of S: numbers instead of matrices.",
     ),
     Exercise(
         name="08.2",
-        title="The gate",
-        solution=gate,
-        cases=_gate_cases,
+        title="A masked read",
+        solution=masked_read,
+        cases=_read_cases,
         mutants={
-            "product": (
-                lambda y, m, a, b: y * m,
-                "That is the literal product y·m. The paper normalises both, with learned vectors, and has a σ.",
+            "no weights": (
+                lambda q, k, s, G, b, f, M, S: b[:, None] * (q @ M) + f[:, None] * (q @ S) - (q @ k.T).tril() @ s,
+                "Your mask is causal, but every write counts fully. Multiply the scores by G: it is the mask.",
             ),
-            "no norm of y": (
-                lambda y, m, a, b: y * sigmoid(_norm(m, b)),
-                "y is not normalised: both branches are, each with a vector of its own.",
+            "sees the future": (
+                lambda q, k, s, G, b, f, M, S: b[:, None] * (q @ M) + f[:, None] * (q @ S) - (q @ k.T) @ s,
+                "There is no mask: queries read writes that come after them. Multiply the scores by G.",
             ),
-            "no norm of m": (
-                lambda y, m, a, b: _norm(y, a) * sigmoid(m),
-                "m goes into σ as it is. Normalise it first: else its size, not its direction, decides.",
+            "sign": (
+                lambda q, k, s, G, b, f, M, S: masked_read(q, k, -s, G, b, f, M, S),
+                "The sign: token j writes −k_jᵀ s_j, so the sum over the scores is subtracted.",
             ),
-            "σ of both": (
-                lambda y, m, a, b: sigmoid(_norm(y, a)) * sigmoid(_norm(m, b)),
-                'σ acts on both: that is the reading "both". Here y keeps its sign and only m becomes a gate.',
+            "no momentum": (
+                lambda q, k, s, G, b, f, M, S: masked_read(q, k, s, G, b, 0 * f, M, S),
+                "The momentum at the chunk's start is missing: f_t · q_t S₀.",
             ),
-            "roles swapped": (
-                lambda y, m, a, b: _norm(m, b) * sigmoid(_norm(y, a)),
-                "The roles are swapped: attention gates the memory. Here m is the gate.",
-            ),
-            "layer norm": (
-                lambda y, m, a, b: (
-                    _norm(y - y.mean(-1, keepdim=True), a) * sigmoid(_norm(m - m.mean(-1, keepdim=True), b))
+            "scores transposed": (
+                lambda q, k, s, G, b, f, M, S: (
+                    masked_read(k, q, s, G, b, f, M, S) + b[:, None] * ((q - k) @ M) + f[:, None] * ((q - k) @ S)
                 ),
-                "You took the mean away: that is a layer norm. An RMS norm only divides by the root mean square.",
+                "Your scores are transposed: rows are queries, columns are keys, q @ k.T.",
             ),
         },
         hints=(
-            "RMS norm of a row: x / sqrt(mean(x²) + 1e-6), then times the learned vector.",
-            "y and m each have their own: norm(y) with a, norm(m) with b.",
-            "`norm(y, a) * torch.sigmoid(norm(m, b))`.",
+            "Three parts: what is left of M₀, what came in from S₀, and the writes of this chunk.",
+            "The scores are (q @ k.T) * G, shape (C, C); they weigh the rows of s.",
+            "b and f belong to rows: b[:, None] * (q @ M).",
         ),
-        why="After the norms only directions count, so neither branch can drown or shrink the other.",
+        why="q_t (k_jᵀ s_j) = (q_t·k_j) s_j: the matrix in the middle is never needed.",
     ),
     Exercise(
         name="08.3",
-        title="Memory first",
-        solution=memory_first,
-        cases=_first_cases,
+        title="The end of a chunk",
+        solution=end_of_chunk,
+        cases=_end_cases,
         mutants={
-            "attention first": (
-                lambda x, R, A: (A @ _norm(x)) + R @ (x + A @ _norm(x)),
-                "Attention comes first in yours. Equations 30 and 31: the memory reads, then attention looks at that.",
+            "first column": (
+                _end(row=-1, column=True),
+                "You weigh the writes with a column of G and n. What is there after the last token is the last row.",
             ),
-            "no residual": (
-                lambda x, R, A: A @ _norm(R @ x),
-                "That is eq. 30–31 to the letter: attention sees the memory's answers only. Here it sees x + m.",
+            "first row": (
+                _end(row=0),
+                "You took the first row: that is the memory after one token. The end is row −1, of b, f and m too.",
             ),
-            "the stream twice": (
-                lambda x, R, A: x + R @ x + A @ _norm(x + R @ x),
-                "x is in your result. The block adds it itself: return what is to be *added* to the stream.",
+            "S forgets": (
+                _end(S_keeps="b"),
+                "S₀ fades by η alone: c.m[-1]. b holds the decay of M.",
             ),
-            "memory not passed on": (
-                lambda x, R, A: A @ _norm(x + R @ x),
-                "The memory's answer reaches the stream only through attention. Add m itself as well.",
+            "G for S": (
+                _end(S_row="G"),
+                "You weigh the writes of the momentum with G. That is how much is in M; for S it is n.",
             ),
-            "no norm": (
-                lambda x, R, A: R @ x + A @ (x + R @ x),
-                "The norm between memory and attention is missing.",
-            ),
-            "in parallel": (
-                lambda x, R, A: R @ x + A @ _norm(x),
-                "Attention reads x. Then the two stand side by side, as in MAG; here attention reads x + m.",
+            "sign": (
+                _end(write=1.0),
+                "The sign: each write goes down, −k_jᵀ s_j.",
             ),
         },
         hints=(
-            "Three lines: m is what the memory answers, y = x + m, o is attention over the norm of y.",
-            "The norm has no learned vector here: `torch.nn.functional.rms_norm(y, y.shape[-1:], eps=1e-6)`.",
-            "The block adds x outside, so return m + o.",
+            "After the last token the last rows count: c.b[-1], c.f[-1], c.G[-1] for M; c.m[-1], c.n[-1] for S.",
+            "A weighted sum of outer products is one product: k.T @ (weights[:, None] * s).",
+            "M_C = c.b[-1] * M + c.f[-1] * S − …, and S_C = c.m[-1] * S − … with c.n[-1].",
         ),
-        why="In a chain, attention can look for what the memory recalled; side by side it cannot.",
+        why="Only the last row is needed: of C memories one is built.",
     ),
     Exercise(
         name="08.4",
-        title="Gated DeltaNet as a memory",
-        solution=from_gated_delta,
-        cases=_delta_cases,
+        title="The online rule in one solve",
+        solution=online_writes,
+        cases=_online_cases,
         mutants={
-            "the paper's claim": (
-                lambda keep, beta, v: (1 - keep, beta / 2, v),
-                "Same gates, as the paper says. But then the erasing is not decayed: θ needs α′, and v 1/α′.",
+            "anchored": (
+                _online(coupled=False),
+                "You leave out the other writes of the chunk, as the anchored rule does. Solve with "
+                "I + diag(2θ) (K Kᵀ ∘ G₋).",
             ),
-            "θ not decayed": (
-                lambda keep, beta, v: (1 - keep, beta / 2, v / keep[:, None]),
-                "θ is β/2. Gated DeltaNet erases from the decayed memory: 2θ = α′β.",
+            "factor 2": (
+                _online(factor=1.0),
+                "A factor 2 is missing in the matrix: it comes from the square, on both sides of the equation.",
             ),
-            "v not scaled": (
-                lambda keep, beta, v: (1 - keep, keep * beta / 2, v),
-                "Now the write is α′βv, and it should be βv: the target is v/α′.",
+            "columns": (
+                _online(columns=True),
+                "θ multiplies the columns of your matrix. Equation t carries θ_t: it belongs to rows, theta[:, None].",
             ),
-            "no ½": (
-                lambda keep, beta, v: (1 - keep, keep * beta, v / keep[:, None]),
-                "A factor 2 is lost: the loss is a square without ½, so its gradient carries a 2, and 2θ = α′β.",
-            ),
-            "α is α′": (
-                lambda keep, beta, v: (keep, keep * beta / 2, v / keep[:, None]),
-                "Titans' α is what is *forgotten*, Gated DeltaNet's α′ is what is *kept*: α = 1 − α′.",
+            "sign": (
+                _online(sign=-1.0),
+                "The sign in the matrix: earlier writes make the error smaller, so on the left they are added.",
             ),
         },
         hints=(
-            "Write both out. Gated DeltaNet: M ← α′M − α′β kᵀkM + β kᵀv. Memory: M ← (1−α)M − 2θ kᵀkM + 2θ kᵀṽ.",
-            "Compare the three terms, one after the other.",
-            "1 − α = α′, then 2θ = α′β, then 2θṽ = βv.",
+            "Row t says: s_t + 2θ_t Σ_{j<t} G₋[t, j] (k_t·k_j) s_j = 2θ_t wrong_t.",
+            "system = eye + 2θ[:, None] * (k @ k.T) * G_before is unit lower triangular: G₋ is strictly lower.",
+            "torch.linalg.solve_triangular(system, 2θ[:, None] * wrong, upper=False).",
         ),
-        why="Three terms, three unknowns: every Gated DeltaNet is a memory, with other gates than its own.",
+        why="Errors of a linear memory are linear in earlier writes, so all C of them are one triangular solve.",
     ),
 )

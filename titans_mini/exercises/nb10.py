@@ -1,238 +1,195 @@
-"""Five puzzles of notebook 10: kernels, each checked for its numbers and for the bytes that it moves.
-
-A puzzle is solved when the numbers are right and every number is moved once. Inputs and outputs lie between NaN, so
-that reading or writing beside a tensor shows.
-"""
+"""Exercises of notebook 10: a window with a prefix, the mask of h, cutting at segments, and which outputs may move."""
 
 import torch
 
-from titans_mini import interpret
 from titans_mini.exercises import Exercise
-from titans_mini.exercises.mistakes10 import chained, decayed, ended, pulled, scaled
-from titans_mini.standin import tl  # `interpret.start` replaces it by Triton's where Triton runs
-
-GUARD = 64  # numbers before and behind every tensor
 
 
-def run(fn, grid, inputs, shape, sizes, machine=None):
-    """Start a kernel on guarded memory: what it wrote, and what that moved; None where it stored nothing."""
-    x = [_guarded(z) for z in (*inputs, torch.full(shape, torch.nan))]
-    machine = machine or interpret.machine_for(fn)
-    with interpret.recording(machine) as tape:
-        interpret.start(fn, grid, *x, *sizes.values(), machine=machine)
-    if not tape.bytes("store"):
-        return None
-    beside = sum(int((~z.isnan()).sum()) for y in x for z in _around(y))
-    changed = sum(int((a != b).sum()) for a, b in zip(x, inputs, strict=False))
-    return {"output": x[-1], "bytes moved": tape.bytes(), "numbers written beside": beside, "inputs changed": changed}
+def prefix_window(T, window, P):
+    """Mask of T queries over P persistent tokens and T tokens, of which each sees `window`: (T, P + T) booleans."""
+    distance = torch.arange(T)[:, None] - torch.arange(T)
+    tokens = (distance >= 0) & (distance < window)
+    return torch.cat([torch.ones(T, P, dtype=torch.bool), tokens], 1)
 
 
-def _guarded(x):
-    whole = torch.full((x.numel() + 2 * GUARD,), torch.nan)
-    inside = whole[GUARD:-GUARD].view(x.shape)
-    return inside.copy_(x)
+def h_mask(T, stride):
+    """Mask of T queries of a segment over h taken at tokens 0, stride, 2·stride, …: (T, number of h) booleans."""
+    at = torch.arange(0, T, stride)
+    return at <= torch.arange(T)[:, None]
 
 
-def _around(x):
-    whole = torch.empty(0).set_(x.untyped_storage())
-    return whole[:GUARD], whole[-GUARD:]
+def cut(T, position, segment):
+    """Lengths of the parts of a call of T tokens after `position` older ones, each inside one segment: a list."""
+    parts = []
+    while T > 0:
+        part = min(T, segment - position % segment)
+        parts.append(part)
+        T, position = T - part, position + part
+    return parts
 
 
-def score(outputs):
-    """Say what a right kernel moved."""
-    return f" Moved: {outputs[-1]['bytes moved']:,} bytes in the last case, and fewer are not possible."
+def may_move(T, segment, j, literal):
+    """Outputs of mac that may move when token j of T changes, as printed (literal) or causal: a list of positions."""
+    first = j // segment * segment if literal else j
+    return list(range(first, T))
 
 
-# -- the solutions -----------------------------------------------------------------------------------------------------
+def _window_cases(seed):
+    return [(7, 3 + seed % 2, 2), (5, 1, 3), (6, 4, 1), (8, 5, 4)]
 
 
-def scale_errors(e, theta, s, T, D, BT: tl.constexpr, BD: tl.constexpr):
-    """Write s = 2θ ∘ e: e and s (T, D), theta (T,); each program takes BT rows."""
-    t, d = tl.program_id(0) * BT + tl.arange(0, BT), tl.arange(0, BD)
-    inside = (t < T)[:, None] & (d < D)[None, :]
-    place = t[:, None] * D + d[None, :]
-    step = 2.0 * tl.load(theta + t, mask=t < T, other=0.0)
-    tl.store(s + place, step[:, None] * tl.load(e + place, mask=inside, other=0.0), mask=inside)
+def _h_cases(seed):
+    return [(8, 2), (6, 3), (8 + 4 * (seed % 3), 4), (6, 1)]
 
 
-def decay(alpha, b, T, C: tl.constexpr):
-    """Write b_t, the product of 1 − α from its chunk's first token to t: alpha and b (T,); a program takes a chunk."""
-    kept = 1.0
-    for i in range(C):
-        t = tl.program_id(0) * C + i
-        kept = kept * (1.0 - tl.load(alpha + t, mask=t < T, other=0.0))
-        tl.store(b + t, kept, mask=t < T)
+def _cut_cases(seed):
+    return [(10, 6, 4), (9 + seed % 3, 0, 4), (2, 5, 8), (9, 3, 3), (7, 4, 4)]
 
 
-def end_of_chunk(k, s, g, b, M, M_next, C, D, BC: tl.constexpr, BD: tl.constexpr):
-    """Write b M − Kᵀ(g ∘ s): k and s (C, D), g (C,), b (1,), M and M_next (D, D); one program."""
-    r, d = tl.arange(0, BC), tl.arange(0, BD)
-    rows, square = r[:, None] * D + d[None, :], d[:, None] * D + d[None, :]
-    there, inside = (r < C)[:, None] & (d < D)[None, :], (d < D)[:, None] & (d < D)[None, :]
-    K = tl.load(k + rows, mask=there, other=0.0)
-    writes = tl.load(g + r, mask=r < C, other=0.0)[:, None] * tl.load(s + rows, mask=there, other=0.0)
-    kept = tl.load(b) * tl.load(M + square, mask=inside, other=0.0)
-    tl.store(M_next + square, kept - tl.dot(tl.trans(K), writes, input_precision="ieee"), mask=inside)
+def _move_cases(seed):
+    return [(16, 4, 6, True), (16, 4, 6, False), (12, 4, 9 + seed % 2, True), (12, 6, 2, False)]
 
 
-def chain(k, v, w, b, M, M_end, nc, C: tl.constexpr, D, BD: tl.constexpr):
-    """Per chunk e = K M − V, M = b M − Kᵀ(w ∘ e): k, v (nc·C, D), w (nc·C,), b (nc,), M and M_end (D, D)."""
-    r, d = tl.arange(0, C), tl.arange(0, BD)
-    inside, square = (d < D)[:, None] & (d < D)[None, :], d[:, None] * D + d[None, :]
-    there = (r >= 0)[:, None] & (d < D)[None, :]
-    held = tl.load(M + square, mask=inside, other=0.0)
-    for c in range(nc):
-        rows = (c * C + r)[:, None] * D + d[None, :]
-        K = tl.load(k + rows, mask=there, other=0.0)
-        e = tl.dot(K, held, input_precision="ieee") - tl.load(v + rows, mask=there, other=0.0)
-        writes = tl.load(w + c * C + r)[:, None] * e
-        held = tl.load(b + c) * held - tl.dot(tl.trans(K), writes, input_precision="ieee")
-    tl.store(M_end + square, held, mask=inside)
+def _tokens(T, rule):
+    return rule(torch.arange(T)[:, None] - torch.arange(T))
 
 
-def pull_queries(dy, k, s, G, b, M, dq, C, D, BC: tl.constexpr, BD: tl.constexpr):
-    """Write b ∘ (dY Mᵀ) − (dY sᵀ ∘ G) K: dy, k, s, dq (C, D), G (C, C), b (C,), M (D, D); one program."""
-    r, d = tl.arange(0, BC), tl.arange(0, BD)
-    rows, there = r[:, None] * D + d[None, :], (r < C)[:, None] & (d < D)[None, :]
-    dY = tl.load(dy + rows, mask=there, other=0.0)
-    S = tl.load(s + rows, mask=there, other=0.0)
-    both = (r < C)[:, None] & (r < C)[None, :]
-    A = tl.dot(dY, tl.trans(S), input_precision="ieee")
-    A = A * tl.load(G + r[:, None] * C + r[None, :], mask=both, other=0.0)
-    square, inside = d[:, None] * D + d[None, :], (d < D)[:, None] & (d < D)[None, :]
-    M_T = tl.trans(tl.load(M + square, mask=inside, other=0.0))
-    out = tl.load(b + r, mask=r < C, other=0.0)[:, None] * tl.dot(dY, M_T, input_precision="ieee")
-    out -= tl.dot(A, tl.load(k + rows, mask=there, other=0.0), input_precision="ieee")
-    tl.store(dq + rows, out, mask=there)
-
-
-# -- cases -------------------------------------------------------------------------------------------------------------
-
-
-def _numbers(seed):
-    g = torch.Generator().manual_seed(seed)
-    return lambda *shape: torch.randn(*shape, generator=g), lambda *shape: torch.rand(*shape, generator=g)
-
-
-def _scale_cases(seed):
-    randn, rand = _numbers(seed)
-    tiles = {"BT": 4, "BD": 8}
-    sizes = ((8, 8), (7, 5), (9, 6))
-    return [((-(-T // 4),), [randn(T, D), rand(T)], (T, D), {"T": T, "D": D, **tiles}) for T, D in sizes]
-
-
-def _decay_cases(seed):
-    _, rand = _numbers(seed)
-    return [((-(-T // C),), [rand(T)], (T,), {"T": T, "C": C}) for T, C in ((8, 4), (10, 4), (3, 5))]
-
-
-def _end_cases(seed):
-    (randn, rand), cases = _numbers(seed), []
-    for C, D in ((16, 16), (9, 6)):
-        x = [randn(C, D), randn(C, D), rand(C), rand(1), randn(D, D)]
-        cases.append(((1,), x, (D, D), {"C": C, "D": D, "BC": 16, "BD": 16}))
-    return cases
-
-
-def _chain_cases(seed):
-    (randn, rand), cases = _numbers(seed), []
-    for nc, D in ((2, 16), (3, 7)):
-        x = [randn(16 * nc, D), randn(16 * nc, D), 0.1 * rand(16 * nc), rand(nc), randn(D, D)]
-        cases.append(((1,), x, (D, D), {"nc": nc, "C": 16, "D": D, "BD": 16}))
-    return cases
-
-
-def _pull_cases(seed):
-    (randn, rand), cases = _numbers(seed), []
-    for C, D in ((16, 16), (11, 5)):
-        x = [randn(C, D), randn(C, D), randn(C, D), rand(C, C).tril(), rand(C), randn(D, D)]
-        cases.append(((1,), x, (C, D), {"C": C, "D": D, "BC": 16, "BD": 16}))
-    return cases
-
-
-def _puzzle(number, title, solution, cases, make, mistakes, hints, why):
-    """One card: mistakes from flag to diagnosis."""
-    mutants = {flag: (make(flag), message) for flag, message in mistakes.items()}
-    return Exercise(f"10.{number}", title, solution, cases, mutants, hints, why, 1e-5, run=run, note=score)
+def _window(T, w, P, rule, first=True):
+    parts = [torch.ones(T, P, dtype=torch.bool), _tokens(T, rule)]
+    return torch.cat(parts if first else parts[::-1], 1)
 
 
 EXERCISES = (
-    _puzzle(
-        1, "Blocks and masks", scale_errors, _scale_cases, scaled,
-        {
-            "same rows": "Every program takes the first BT rows. Add tl.program_id(0) * BT to the row numbers.",
-            "two": "The factor 2 is missing: s = 2θ ∘ e.",
-            "rows": "The last block hangs over the end: mask the rows, t < T, in every load and in the store.",
-            "columns": "A tile is BD wide, a row only D: mask the columns, d < D, or you reach into the next row.",
-            "stride": "Rows lie D numbers apart in memory, not BD: place = t · D + d. The tile's width is no distance.",
+    Exercise(
+        name="10.1",
+        title="A window with a prefix",
+        solution=prefix_window,
+        cases=_window_cases,
+        mutants={
+            "one too many": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d >= 0) & (d <= w)),
+                "Your window is one token too long: a token counts itself, so distances go from 0 to window − 1.",
+            ),
+            "no window": (
+                lambda T, w, P: _window(T, w, P, lambda d: d >= 0),
+                "Causal, but without a window: far tokens must drop out.",
+            ),
+            "both sides": (
+                lambda T, w, P: _window(T, w, P, lambda d: d.abs() < w),
+                "Your window looks both ways: later tokens must stay hidden, distance ≥ 0.",
+            ),
+            "prefix last": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d >= 0) & (d < w), first=False),
+                "The columns of the persistent tokens come first, as in [P ‖ x].",
+            ),
+            "prefix in the window": (
+                lambda T, w, P: (lambda d: (d >= 0) & (d < w))(torch.arange(T)[:, None] + P - torch.arange(P + T)),
+                "The prefix slides out of your window. It is always visible: its columns are all True.",
+            ),
         },
-        (
-            "Row numbers: t = tl.program_id(0) * BT + tl.arange(0, BT). Columns: d = tl.arange(0, BD).",
-            "Places: t[:, None] * D + d[None, :]. Mask: (t < T)[:, None] & (d < D)[None, :], for load and store.",
-            "theta has one number a row: load it with mask t < T and multiply with [:, None].",
+        hints=(
+            "Distances first: `torch.arange(T)[:, None] - torch.arange(T)`, row minus column.",
+            "A token sees distances 0 … window − 1.",
+            "Put P columns of True before them: `torch.ones(T, P, dtype=torch.bool)` and `torch.cat`.",
         ),
-        "Each number comes once and leaves once: 4 · (2TD + T) bytes.",
+        why="What is always visible is a column of True; what slides is a band below the diagonal.",
     ),
-    _puzzle(
-        2, "The decay of a chunk", decay, _decay_cases, decayed,
-        {
-            "again": "Right numbers, too many bytes: you load a chunk's first gates again for every token. Keep the "
-            "product in a variable.",
-            "everything": "Your product begins at the first token of the sequence. b begins anew in every chunk.",
-            "forget": "You multiply α. What stays is 1 − α.",
-            "before": "You store the product before this token's gate is in it. b_t includes token t.",
+    Exercise(
+        name="10.3",
+        title="The causal mask of h",
+        solution=h_mask,
+        cases=_h_cases,
+        mutants={
+            "all": (
+                lambda T, s: torch.ones(T, len(range(0, T, s)), dtype=torch.bool),
+                "Everyone sees every h: the printed form, and the leak. h_j knows token j.",
+            ),
+            "strict": (
+                lambda T, s: torch.arange(0, T, s) < torch.arange(T)[:, None],
+                "Too strict: token i may see its own h_i, which was made from nothing later than token i.",
+            ),
+            "number of h": (
+                lambda T, s: torch.arange(len(range(0, T, s))) <= torch.arange(T)[:, None],
+                "You compared the number of h with the token. The e-th h was recalled by token e·stride.",
+            ),
+            "transposed": (
+                lambda T, s: h_mask(T, s).mT,
+                "Transposed: one row for each query, one column for each h.",
+            ),
+            "one per token": (
+                lambda T, s: h_mask(T, 1),
+                "One h per token: with a stride there are fewer, at tokens 0, stride, 2·stride, ….",
+            ),
         },
-        (
-            "A program is one chunk; its tokens are t = tl.program_id(0) * C + i for i in range(C).",
-            "Keep the product: kept = kept * (1 − α_t), one load a token, and mask=t < T, other=0.0.",
+        hints=(
+            "Which tokens were asked about? `torch.arange(0, T, stride)`.",
+            "Query i may see an h that was recalled by a token ≤ i.",
+            "Compare a row with a column: `at <= torch.arange(T)[:, None]`.",
         ),
-        "What the next step needs stays in a register: 4 · 2T bytes.",
+        why="An h is as old as the token that asked for it.",
     ),
-    _puzzle(
-        3, "The end of a chunk", end_of_chunk, _end_cases, ended,
-        {
-            "twice": "Right numbers, too many bytes: K is loaded twice. tl.trans turns a tile that is already here.",
-            "plain": "The weights g are missing: every write counts fully, as if nothing were forgotten.",
-            "transposed": "Your write is transposed: rows of M belong to keys, Kᵀ (g ∘ s).",
-            "sign": "The sign: writes are subtracted.",
-            "kept": "M is not decayed: multiply it by b.",
+    Exercise(
+        name="10.2",
+        title="Cut where segments end",
+        solution=cut,
+        cases=_cut_cases,
+        mutants={
+            "position forgotten": (
+                lambda T, p, s: cut(T, 0, s),
+                "You cut as if the text began here. The first part only fills what is left of the current segment.",
+            ),
+            "rest lost": (
+                lambda T, p, s: [n for n in cut(T, p, s)[:1] + [s] * ((T - cut(T, p, s)[0]) // s) if n],
+                "The last tokens, which fill no whole segment, are lost: the parts must add up to T.",
+            ),
+            "empty first": (
+                lambda T, p, s: (lambda f: [f, *cut(T - f, 0, s)] if f < T else [T])(-p % s),
+                "At the start of a segment your first part is empty; there it is a whole segment, segment − 0.",
+            ),
+            "not limited": (
+                lambda T, p, s: (lambda f: [f, *cut(T - f, 0, s)])(s - p % s),
+                "A short call may end inside the segment: the first part is at most T.",
+            ),
         },
-        (
-            "Two masks: (r < C) & (d < D) for rows of tokens, (d < D) & (d < D) for M.",
-            "writes = g[:, None] * s, then tl.dot(tl.trans(K), writes, input_precision=\"ieee\").",
-            "b is one number: tl.load(b).",
+        hints=(
+            "`position % segment` tokens of the current segment are already there.",
+            "The first part: what is missing to the segment's end, but at most T.",
+            "Then whole segments, then the rest. A loop that moves `position` along does all three.",
         ),
-        "One product, and each tile comes once: 4 · (2CD + C + 1 + 2D²) bytes.",
+        why="With this, one token at a time and a whole book at once meet the same segments.",
     ),
-    _puzzle(
-        4, "The chain", chain, _chain_cases, chained,
-        {
-            "memory": "Right numbers, too many bytes: M goes to memory and back after every chunk. Hold it in a "
-            "variable from the first chunk to the last.",
-            "first": "Every round takes the first chunk. Its rows are c * C + r.",
-            "one b": "Every chunk has its own b: tl.load(b + c).",
-            "anchor": "Every chunk reads the M that the sequence began with. The anchor moves on with each chunk.",
-            "sign": "The sign of e: what memory answers minus what it should, K M − V.",
+    Exercise(
+        name="10.4",
+        title="Which outputs may move",
+        solution=may_move,
+        cases=_move_cases,
+        mutants={
+            "no leak": (
+                lambda T, s, j, literal: list(range(j, T)),
+                "As printed, earlier outputs of the same segment move too: they see h_j and the segment's last memory.",
+            ),
+            "always the segment": (
+                lambda T, s, j, literal: list(range(j // s * s, T)),
+                "That is the printed form in both cases. The causal one moves nothing before j.",
+            ),
+            "no memory": (
+                lambda T, s, j, literal: list(range(j // s * s if literal else j, min(T, j // s * s + s))),
+                "You stopped at the segment's end. The memory carries token j into all later segments.",
+            ),
+            "everything": (
+                lambda T, s, j, literal: list(range(0 if literal else j, T)),
+                "Not even the printed form reaches earlier segments: they were finished before this one began.",
+            ),
+            "only later": (
+                lambda T, s, j, literal: list(range(j // s * s if literal else j + 1, T)),
+                "Output j itself may move: a token is read before its own output.",
+            ),
         },
-        (
-            "Load M once before the loop, store it once after it.",
-            "In the loop: e = tl.dot(K, held) − V, then held = b_c · held − tl.dot(tl.trans(K), w[:, None] * e).",
+        hints=(
+            "Nothing ends at the segment: what was written into the memory reaches all later segments.",
+            "Causal: from j on.",
+            "As printed: from the start of j's segment on, `j // segment * segment`.",
         ),
-        "The state never leaves the program: 2D² numbers for a whole sequence, instead of 2D² a chunk.",
+        why="This is the whole test for a leak: change a token, and look at what is earlier.",
     ),
-    _puzzle(
-        5, "The way back through a read", pull_queries, _pull_cases, pulled,
-        {
-            "transposed": "G is transposed. Query t reads writes j ≤ t: rows are queries, going back as well.",
-            "swapped": "You took s dYᵀ. Rows are queries: dY sᵀ.",
-            "writes": "The memory at the chunk's start is missing: b ∘ (dY Mᵀ).",
-            "M": "M is not transposed: y = q M pulls dY back by Mᵀ.",
-            "sign": "The sign: the writes were subtracted in y, so they are here.",
-        },
-        (
-            "y = b ∘ (q M) − (q Kᵀ ∘ G) s is linear in q: what multiplies q from the right comes back transposed.",
-            "A = tl.dot(dY, tl.trans(s)) * G, then b[:, None] * tl.dot(dY, tl.trans(M)) − tl.dot(A, K).",
-        ),
-        "The scores are made again and not fetched: 4 · (4CD + C² + C + D²) bytes.",
-    ),
-)  # fmt: skip
+)

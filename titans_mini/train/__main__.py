@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from titans_mini.config import TitansConfig
 from titans_mini.data.fetch import KNOWN, fetch
 from titans_mini.data.recall import RecallTask
 from titans_mini.data.text import english, to_bytes
-from titans_mini.model import TitansLM
+from titans_mini.models.config import TitansConfig
+from titans_mini.models.titans import TitansLM
 from titans_mini.train.echo import Echo
 from titans_mini.train.loop import TrainConfig, Trainer
 from titans_mini.train.sources import Recall, Source, Windows

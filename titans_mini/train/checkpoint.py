@@ -1,39 +1,26 @@
-"""Checkpoints of a run: everything that the next step depends on, in one file that is never half written."""
+"""Files of a run that are never half written."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
-from titans_mini.train.history import History
 
-if TYPE_CHECKING:
-    from titans_mini.train.loop import Trainer
-
-
-def save_checkpoint(path: str | Path, trainer: Trainer) -> None:
-    """Write a run: weights, optimiser, curve, random state and configuration.
+def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain data to a file.
 
     The file is written beside its place and then moved there, so that an interruption leaves the one before.
 
     Args:
         path: the file.
-        trainer: the run.
+        content: nested dictionaries and lists of tensors, numbers and strings.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "model": trainer.model.state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "history": trainer.history.to_dict(),
-        "random": torch.get_rng_state(),
-        "config": asdict(trainer.config),
-    }
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -44,26 +31,14 @@ def save_checkpoint(path: str | Path, trainer: Trainer) -> None:
         raise
 
 
-def load_checkpoint(path: str | Path, trainer: Trainer) -> None:
-    """Go on where a run stopped. Only tensors and plain data are read (`weights_only`), no code.
+def load_checkpoint(path: str | Path, device: torch.device) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote. Only tensors and plain data are read (`weights_only`), no code.
 
     Args:
         path: the file.
-        trainer: the run, freshly made; it is changed.
+        device: where the tensors go.
 
-    Raises:
-        ValueError: if the file belongs to a run with another configuration or another model.
+    Returns:
+        The content.
     """
-    content = torch.load(path, map_location=trainer.device, weights_only=True)
-    mine = asdict(trainer.config)
-    other = {key: value for key, value in content["config"].items() if mine.get(key) != value}
-    if other:
-        got = {key: mine.get(key) for key in other}
-        raise ValueError(f"{path}: got {got}, expected {other} as in this checkpoint: resume it or choose a new folder")
-    try:
-        trainer.model.load_state_dict(content["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected a checkpoint of this model, got another one's: {error}") from error
-    trainer.optimizer.load_state_dict(content["optimizer"])
-    trainer.history = History(**content["history"])
-    torch.set_rng_state(content["random"].cpu())
+    return torch.load(path, map_location=device, weights_only=True)

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from titans_mini.config import TitansConfig
-from titans_mini.model import TitansLM
+from titans_mini.models.config import TitansConfig
+from titans_mini.models.titans import TitansLM
 from titans_mini.train.loop import TrainConfig, Trainer
 from titans_mini.train.sources import Source
 

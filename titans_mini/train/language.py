@@ -29,10 +29,7 @@ def book(name: str) -> str:
 
 @dataclass(frozen=True)
 class Language:
-    """A task of `titans_mini.train.experiments`: the last 80 % of a book to learn from, its beginning to be scored on.
-
-    Built in: notebooks/09 · Paper: –
-    """
+    """A task of `train.experiments`: the last 80 % of a book to learn from, its beginning to be scored on."""
 
     text: str = "sherlock"  # a name of `fetch`
     held_out: float = 0.2  # of the book, from its first byte on
@@ -98,8 +95,6 @@ def bits_per_token(model: nn.Module, tokens: Tensor, state=None) -> tuple[Tensor
 
     Returns:
         (B, T) bits, and the state after T tokens.
-
-    Built in: notebooks/09 · Paper: –
     """
     logits, state = model(tokens[:, :-1], state)
     nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")

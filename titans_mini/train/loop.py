@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -118,12 +119,39 @@ class Trainer:
         self.path = None if folder is None else Path(folder) / "checkpoint.pt"
         torch.manual_seed(config.seed)
         if self.path is not None and self.path.exists():
-            load_checkpoint(self.path, self)
+            self._restore(load_checkpoint(self.path, self.device))
 
     @property
     def done(self) -> int:
         """Count the steps done."""
         return len(self.history.losses)
+
+    def _content(self) -> dict[str, Any]:
+        """Collect everything that the next step depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history.to_dict(),
+            "random": torch.get_rng_state(),
+            "config": asdict(self.config),
+        }
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Go on where the run that wrote `content` stopped."""
+        mine = asdict(self.config)
+        other = {key: value for key, value in content["config"].items() if mine.get(key) != value}
+        if other:
+            got = {key: mine.get(key) for key in other}
+            raise ValueError(
+                f"{self.path}: got {got}, expected {other} as in this checkpoint: resume it or choose a new folder"
+            )
+        try:
+            self.model.load_state_dict(content["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{self.path}: expected a checkpoint of this model, got another one's: {error}") from error
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.history = History(**content["history"])
+        torch.set_rng_state(content["random"].cpu())
 
     def run(self, until: int | None = None) -> History:
         """Train up to step `until`, or to the end.
@@ -148,7 +176,7 @@ class Trainer:
                 if self.evaluate and (self.done == c.steps or (c.evaluate_every and self.done % c.evaluate_every == 0)):
                     self._score()
                 if self.path and (self.done == last or (c.save_every and self.done % c.save_every == 0)):
-                    save_checkpoint(self.path, self)
+                    save_checkpoint(self.path, self._content())
         return self.history
 
     def step(self) -> float:

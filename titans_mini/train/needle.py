@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from titans_mini.data.recall import IGNORE, RecallTask
-from titans_mini.memory import NeuralMemory
+from titans_mini.memory.layer import NeuralMemory
 from titans_mini.train.sources import Curriculum, Recall, Source
 
 CALL = 1 << 15  # tokens of one call in an evaluation: its memory stays small

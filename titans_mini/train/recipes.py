@@ -1,10 +1,10 @@
-"""What `make results` records for notebook 09."""
+"""What `make results` records for notebook 12."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from titans_mini.config import TitansConfig
+from titans_mini.models.config import TitansConfig
 from titans_mini.train.babi import Babi
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.language import Language

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from titans_mini.data.text import to_bytes
-from titans_mini.pretrained import FOLDERS, pretrained, read_bytes
+from titans_mini.models.pretrained import FOLDERS, pretrained, read_bytes
 from titans_mini.train.history import History
 from titans_mini.train.language import book
 from titans_mini.train.record import commit, hardware

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from titans_mini.config import TitansConfig
 from titans_mini.data.text import english, to_bytes
-from titans_mini.model import TitansLM
+from titans_mini.models.config import TitansConfig
+from titans_mini.models.titans import TitansLM
 from titans_mini.train.history import History
 from titans_mini.train.loop import TrainConfig, Trainer
 from titans_mini.train.record import RESULTS, commit, hardware

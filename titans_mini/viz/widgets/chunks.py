@@ -11,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from titans_mini.functional import neural_memory
-from titans_mini.gates import coefficients, half_life_to_alpha
-from titans_mini.network import MemoryNet
+from titans_mini.memory.functional import neural_memory
+from titans_mini.memory.gates import coefficients, half_life_to_alpha
+from titans_mini.memory.network import MemoryNet
 from titans_mini.viz import draw, palette
 from titans_mini.viz.picture import figure
 from titans_mini.viz.widgets.explorer import Explorer

@@ -13,9 +13,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from titans_mini.config import TitansConfig
-from titans_mini.masks import window_mask
-from titans_mini.model import TitansLM
+from titans_mini.models.attention import window_mask
+from titans_mini.models.config import TitansConfig
+from titans_mini.models.titans import TitansLM
 from titans_mini.viz import palette
 from titans_mini.viz.picture import figure
 from titans_mini.viz.widgets.explorer import Explorer

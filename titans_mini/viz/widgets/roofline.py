@@ -7,8 +7,8 @@ from typing import NamedTuple
 import ipywidgets
 import numpy as np
 
-from titans_mini.network import MemoryNet
-from titans_mini.results import load_results
+from titans_mini.memory.network import MemoryNet
+from titans_mini.notebook import load_results
 from titans_mini.viz import draw, figure, legend, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
@@ -31,10 +31,7 @@ H200 = GPU("H200", 989e12, 4.8e12, 132, "data sheet, assumed")
 
 
 def recorded() -> GPU | None:
-    """Read what a GPU reached in the recorded benchmark, by a large product and a large copy; None where none ran.
-
-    Built in: notebooks/10 · Paper: –
-    """
+    """Read what a GPU reached in the recorded benchmark, by a large product and a large copy; None where none ran."""
     results = load_results("kernels_gpu")
     if not results["machine"]:
         return None
@@ -47,8 +44,6 @@ def operations(net: MemoryNet, C: int) -> tuple[int, int]:
 
     All: 12P − 2P₁ + 2CN, with P weights, P₁ of the first layer, N the sum of all layers' inputs and outputs. The chain:
     errors at the anchor and what they write into weights and momentum, 8P − 2P₁; answers can wait.
-
-    Built in: notebooks/10 · Paper: –
     """
     P = sum(i * o for i, o in net.shapes)
     P1 = net.shapes[0][0] * net.shapes[0][1]
@@ -68,8 +63,6 @@ def floors(net: MemoryNet, gpu: GPU, sequences, T: int, C: int) -> dict[str, np.
     Returns:
         "matrix", all products at the full rate; "bytes", q, k, v, y in half precision and three gates in single, each
         moved once; "chain", one sequence's writes, on one processor with its share of the rate. (N,) each.
-
-    Built in: notebooks/10 · Paper: –
     """
     sequences = np.asarray(sequences, dtype=float)
     every, chained = operations(net, C)

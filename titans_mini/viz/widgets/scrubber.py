@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from titans_mini.trace import Trace
+from titans_mini.memory.trace import Trace
 from titans_mini.viz import draw, palette
 from titans_mini.viz.draw import as_array
 from titans_mini.viz.picture import figure, legend

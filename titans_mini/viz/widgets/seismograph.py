@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from titans_mini.network import MemoryNet
-from titans_mini.trace import record
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.trace import record
 from titans_mini.viz import draw, palette
 from titans_mini.viz.draw import as_array
 from titans_mini.viz.picture import figure, legend

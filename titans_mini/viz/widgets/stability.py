@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans_mini.functional import neural_memory
-from titans_mini.gates import coefficients
-from titans_mini.network import MemoryNet
+from titans_mini.memory.functional import neural_memory
+from titans_mini.memory.gates import coefficients
+from titans_mini.memory.network import MemoryNet
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 

@@ -1,4 +1,4 @@
-"""The two-loop stepper of notebook 05: one slider for the outer loop, one for the inner loop."""
+"""The two-loop stepper of notebook 06: one slider for the outer loop, one for the inner loop."""
 
 from __future__ import annotations
 

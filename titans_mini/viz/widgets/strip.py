@@ -9,9 +9,11 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from titans_mini import MemoryNet, TitansLM, neural_memory
 from titans_mini.data import code, english, text_stream
-from titans_mini.pretrained import read_text
+from titans_mini.memory.functional import neural_memory
+from titans_mini.memory.network import MemoryNet
+from titans_mini.models.pretrained import read_text
+from titans_mini.models.titans import TitansLM
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
@@ -83,7 +85,10 @@ class SurpriseStrip(Explorer):
         return {
             "text": ipywidgets.Textarea(self.text, description="your text", continuous_update=False, layout=box),
             "theta": ipywidgets.FloatSlider(
-                self.theta, min=0, max=1 if self.model is None else 2, step=0.05,
+                self.theta,
+                min=0,
+                max=1 if self.model is None else 2,
+                step=0.05,
                 description="step size θ" if self.model is None else self.unit,
             ),
             "colour": ipywidgets.Dropdown(options=(LEARNING, FROZEN, RIGHT), description="colour by"),

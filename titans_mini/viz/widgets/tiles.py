@@ -6,7 +6,7 @@ import ipywidgets
 import matplotlib
 import numpy as np
 
-from titans_mini.interpret import Tape
+from titans_mini.kernels.interpret import Tape
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.draw.board import HELD, MOVED
 from titans_mini.viz.widgets.explorer import Explorer

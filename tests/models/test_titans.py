@@ -1,0 +1,374 @@
+"""TitansLM: causality, states, gradients, presets, sampling, files, and bad input, for every variant."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from titans_mini import TitansConfig, TitansLM, TitansState
+from titans_mini.models import presets
+from titans_mini.models.config import GATES, OPEN, SIZES, VARIANTS
+from titans_mini.models.titans import sample
+
+OPTIONS = [(variant, {}) for variant in VARIANTS]
+OPTIONS += [(v, {"persistent": 0}) for v in ("mac", "mag", "mal", "lmm", "swa")]
+OPTIONS += [(v, {"gate": g}) for v in ("mac", "mag") for g in GATES[1:]]
+OPTIONS += [("mac", {"order": "psh"}), ("mac", {"long_term": None}), ("mac", {"long_term": 4, "order": "psh"})]
+OPTIONS += [("mal", {"mal_residual": False}), ("mag", {"read": "before"}), ("mac", {"read": "before"})]
+OPTIONS += [("lmm", {"momentum": False}), ("lmm", {"forgetting": False}), ("lmm", {"conv_size": 1})]
+OPTIONS += [("mag", {"memory_depth": 1, "residual": False, "norm": False}), ("mac", {"memory_depth": 4})]
+OPTIONS += [(v, {"forget": "channel"}) for v in ("mac", "mag", "lmm")]
+OPTIONS += [("lmm", {"layer_gates": False, "tie_embeddings": False})]
+
+
+def config(variant="mac", **options):
+    small = {"dim": 16, "window": 8, "segment": 16, "chunk_size": 4, "vocab_size": 50}
+    return TitansConfig.preset(f"{variant}-tiny", **(small | options))
+
+
+def model(variant="mac", seed=0, **options):
+    torch.manual_seed(seed)
+    return TitansLM(config(variant, **options)).double()
+
+
+def text(B=2, T=45, seed=1, vocab=50):
+    return torch.randint(0, vocab, (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+# -- causality, batches, splits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variant", "options"), OPTIONS, ids=str)
+@torch.no_grad()
+def test_the_future_changes_nothing_exactly(variant, options):
+    m, tokens = model(variant, **options), text()
+    logits, _ = m(tokens)
+    for at in (0, 15, 16, 30, 44):
+        moved = tokens.clone()
+        moved[0, at] = (moved[0, at] + 1) % 50
+        other, _ = m(moved)
+        assert torch.equal(other[0, :at], logits[0, :at]), at
+        assert not torch.equal(other[0, at], logits[0, at])
+        assert torch.equal(other[1], logits[1])  # sequences do not mix
+        first, state = m(moved[:, :at]) if at else (None, None)
+        second, _ = m(moved[:, at:], state)  # and across calls
+        assert first is None or (first[0] - logits[0, :at]).abs().max() < 1e-10
+        assert (second - other[:, at:]).abs().max() < 1e-10
+
+
+@torch.no_grad()
+def test_whole_segments_share_their_mask(monkeypatch):
+    m, tokens, seen, attend = model("mac"), text(T=70), [], torch.nn.functional.scaled_dot_product_attention
+    _, state = m(tokens[:, :10])
+
+    def spy(q, k, v, attn_mask):
+        seen.append(attn_mask)
+        return attend(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    m(tokens[:, 10:], state)  # 6 tokens of a begun segment, three segments, 6 of a fourth
+    masks = seen[: len(seen) // 2]  # of the first layer
+    assert [len(x) for x in masks] == [6, 16, 16, 16, 6]
+    assert masks[1] is masks[2] is masks[3]
+
+
+@torch.no_grad()
+def test_the_printed_form_of_mac_leaks():
+    """The same test that the causal form passes: both leaks of the literal reading."""
+    m, tokens = model("mac", literal=True), text(T=48)
+    logits, _ = m(tokens)
+    moved = tokens.clone()
+    moved[0, 31] = (moved[0, 31] + 1) % 50  # the last token of the second segment
+    changed = (m(moved)[0] - logits)[0].abs().amax(-1) > 0
+    assert changed[16:32].all() and not changed[:16].any()
+    with pytest.raises(ValueError, match="whole segments of 16"):
+        m(tokens[:, :17])
+
+
+@pytest.mark.parametrize(("variant", "options"), OPTIONS, ids=str)
+@torch.no_grad()
+def test_decoding_equals_reading_at_once(variant, options):
+    m, tokens = model(variant, **options), text()
+    whole, end = m(tokens)
+    for split in ([1] * 45, [16, 29], [7, 1, 20, 17]):
+        state, logits = None, []
+        for part in tokens.split(split, 1):
+            part, state = m(part, state)
+            logits.append(part)
+        assert (torch.cat(logits, 1) - whole).abs().max() < 1e-10
+        assert state.position == 45
+        a, b = end.to_dict(), state.to_dict()
+        assert a.keys() == b.keys()
+        assert all((a[key].double() - b[key].double()).abs().max() < 1e-10 for key in a if a[key].numel())
+
+
+@pytest.mark.parametrize("persistent", [4, 3, 0])  # a chunk, less than one, none
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_text_begins_in_init_state(variant, persistent):
+    m, tokens = model(variant, persistent=persistent), text()
+    (logits, end), (expected, wanted) = m(tokens), m(tokens, m.init_state(2))
+    assert (logits - expected).abs().max() < 1e-10
+    wanted = wanted.to_dict()
+    assert end.to_dict().keys() == wanted.keys()
+    assert all((x - wanted[name]).abs().max() < 1e-10 for name, x in end.to_dict().items() if x.numel())
+    upstream = torch.randn(logits.shape, dtype=logits.dtype, generator=torch.Generator().manual_seed(2))
+    found, expected = (torch.autograd.grad(x, list(m.parameters()), upstream) for x in (logits, expected))
+    for (name, _), x, y in zip(m.named_parameters(), found, expected, strict=True):
+        assert (x - y).norm() <= 1e-9 * y.norm(), name
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "transformer"])
+@torch.no_grad()
+def test_the_state_does_not_grow(variant):
+    m = model(variant)
+    _, state = m(text(T=32))
+    size, first = state.nbytes, state
+    for _ in range(4):
+        _, state = m(text(T=32), state)
+        assert state.nbytes == size
+    assert first.position == 32 and state.position == 160
+
+
+@pytest.mark.parametrize("B", [1, 2])
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "transformer"])
+@torch.no_grad()
+def test_the_state_does_not_keep_the_text_alive(variant, B):
+    """A view of a few tokens would: its storage is that of all."""
+    m, alive = model(variant), []
+    for T in (160, 640):
+        _, state = m(text(B, T))
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in state.to_dict().values()}
+        alive.append(sum(storages.values()))
+    assert alive[1] == alive[0]
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variant", "options"), OPTIONS, ids=str)
+@pytest.mark.parametrize("half", [False, True])
+def test_gradients_reach_every_parameter(variant, options, half):
+    m = model(variant, **options).float()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        loss, _ = m.loss(text())
+    loss.backward()
+    assert loss.isfinite()
+    dead = [name for name, p in m.named_parameters() if p.grad is None or not 0 < p.grad.abs().max() < math.inf]
+    assert dead == []
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
+def test_a_step_lowers_the_loss(variant):
+    m, tokens = model(variant).float(), text(T=33)
+    optimizer = torch.optim.AdamW(m.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(8):
+        loss, _ = m.loss(tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05 and abs(losses[0] - math.log(50)) < 0.5
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm", "gated-delta"])
+def test_the_group_size_decides_what_training_keeps_and_changes_no_gradient(variant):
+    found = {}
+    for group_size in (1, 8, None):  # chunks of 4 tokens; the default are 64 tokens, 16 chunks
+        m, kept = model(variant, group_size=group_size, segment=64), []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=kept: (to.append(x.numel()), x)[1], lambda x: x):
+            loss, _ = m.loss(text(T=129))
+        loss.backward()
+        found[group_size] = sum(kept), [p.grad for p in m.parameters()]
+    (most, first), (less, second), (least, third) = found.values()
+    assert most > less > least
+    for a, b, c in zip(first, second, third, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-12) and torch.allclose(a, c, rtol=1e-9, atol=1e-12)
+
+
+# -- presets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["tiny", *SIZES])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_presets_build_on_the_meta_device(variant, size):
+    c = TitansConfig.preset(f"{variant}-{size}")
+    with torch.device("meta"):
+        m = TitansLM(c)
+    # 12 d² per layer and the embedding are the Llama frame; a memory adds projections of its own
+    frame = 12 * c.dim**2 * c.layers + c.vocab_size * c.dim
+    assert 0.75 * frame < m.count_parameters() < 1.8 * frame
+    if size in SIZES:
+        assert (c.dim, c.layers, c.heads) == SIZES[size] and (c.segment, c.window, c.chunk_size) == (512, 2048, 16)
+
+
+def counted_by_hand(c):
+    """Weights of a model with the options of a preset, from its sizes alone."""
+    d, H, D = c.dim, c.heads, c.dim // c.heads
+    swiglu, attention = 3 * d * 8 * round(d * c.mlp_ratio / 8), 4 * d * d
+    matrix = "delta" in c.variant  # its memory is one: no momentum, no norm, and only one of the two forgets
+    layers, gates = (1, 1 + (c.variant == "gated-delta")) if matrix else (2, 3)
+    start = H * D * D if matrix else H * 2 * D * round(c.memory_expansion * D) + 2 * D
+    memory = 5 * d * d + 3 * d * c.conv_size + gates * H * layers * (d + 1) + d + start
+    mixer = {
+        "transformer": attention,
+        "swa": attention + c.persistent * d,
+        "mac": attention + memory + c.persistent * d + 2 * d,  # two norms in the gate
+        "mag": attention + memory + c.persistent * d + 2 * d,
+        "mal": attention + memory + c.persistent * d + d,  # one between memory and attention
+        "lmm": memory + c.persistent * d,
+    }
+    return c.vocab_size * d + d + c.layers * (2 * d + swiglu + mixer.get(c.variant, memory))
+
+
+@pytest.mark.parametrize("size", ["tiny", *SIZES])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_preset_has_as_many_weights_as_its_sizes_say(variant, size):
+    c = TitansConfig.preset(f"{variant}-{size}")
+    assert presets.count(c) == counted_by_hand(c)
+
+
+def test_the_table_of_presets_shows_their_weights():
+    header, *rows = presets.table().splitlines()
+    assert header.split()[-5:] == ["tiny", *SIZES] and [row.split()[0] for row in rows] == list(VARIANTS)
+    weights = counted_by_hand(TitansConfig.preset("mac-340m"))
+    assert rows[VARIANTS.index("mac")].split()[3] == f"{weights / 1e6:.2f}"
+
+
+def test_a_preset_can_be_changed_and_names_are_checked():
+    assert TitansConfig.preset("mac-340m", layers=3).layers == 3
+    assert TitansConfig.preset("gated-delta-170m").variant == "gated-delta"
+    for wrong in ("mac", "mac-170", "mag_340m", "rnn-tiny"):
+        with pytest.raises(ValueError, match="for example 'mac-340m'"):
+            TitansConfig.preset(wrong)
+
+
+def test_open_choices_are_the_defaults():
+    choices = TitansConfig.open_choices()
+    assert choices.keys() == OPEN.keys() and len(choices) >= 10
+    assert all(choice.default == repr(getattr(TitansConfig(), name)) for name, choice in choices.items())
+    assert all(len(choice.reason.split()) > 5 for choice in choices.values())
+
+
+# -- generation --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_generate_goes_on_as_the_logits_say(variant):
+    m, prompt = model(variant), text(T=9)
+    streamed = []
+    out, state = m.generate(prompt, 12, temperature=0, stream=streamed.append)
+    assert out.shape == (2, 21) and state.position == 20
+    with torch.no_grad():
+        expected = m(out[:, :-1])[0].argmax(-1)[:, 8:]
+    assert torch.equal(out[:, 9:], expected) and torch.equal(torch.stack(streamed, 1), expected)
+
+
+def test_a_seed_repeats_and_a_state_goes_on():
+    m, prompt = model("mag"), text(T=9)
+    once, twice, other = (m.generate(prompt, 8, seed=s)[0] for s in (1, 1, 2))
+    assert torch.equal(once, twice) and not torch.equal(once, other)
+    _, state = m(prompt[:, :4])
+    assert torch.equal(m.generate(prompt[:, 4:], 8, seed=1, state=state)[0][:, 5:], once[:, 9:])
+    with pytest.raises(ValueError, match="a first token"):
+        m.generate(prompt[:, :0], 3)
+
+
+def test_sampling_by_hand():
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(4000, -1)
+    g = torch.Generator().manual_seed(0)
+    assert set(sample(logits, top_k=2, generator=g).tolist()) == {2, 3}
+    assert set(sample(logits, top_p=0.6, generator=g).tolist()) == {3}  # 0.64 reaches 0.6 alone
+    assert set(sample(logits, top_p=0.7, generator=g).tolist()) == {2, 3}
+    drawn = torch.bincount(sample(logits, temperature=2.0, generator=g), minlength=4) / 4000
+    torch.testing.assert_close(drawn, (logits[0] / 2).softmax(-1), rtol=0, atol=0.03)
+    assert (sample(logits, temperature=0) == 3).all()
+    for wrong in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}):
+        with pytest.raises(ValueError, match="sampling: got"):
+            sample(logits, **wrong)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_a_state_can_be_saved_loaded_indexed_and_moved(variant, tmp_path):
+    m, tokens = model(variant), text(B=3)
+    _, state = m(tokens[:, :20])
+    state.save(tmp_path / "state.npz")
+    again = TitansState.load(tmp_path / "state.npz")
+    expected, _ = m(tokens[:, 20:], state)
+    assert torch.equal(m(tokens[:, 20:], again)[0], expected)
+    assert (m(tokens[1:2, 20:], state[1])[0] - expected[1:2]).abs().max() < 1e-12
+    assert state.detach().to("cpu").position == 20
+
+
+@pytest.mark.parametrize("variant", ["mac", "gated-delta"])
+@torch.no_grad()
+def test_save_and_load_without_pickle(variant, tmp_path):
+    m, tokens = model(variant).float(), text()
+    m.save_pretrained(tmp_path / "model")
+    assert {path.suffix for path in (tmp_path / "model").iterdir()} <= {".safetensors", ".json", ".md"}
+    again = TitansLM.from_pretrained(tmp_path / "model")
+    assert again.config == m.config and type(again) is TitansLM
+    assert torch.equal(again(tokens)[0], m(tokens)[0])
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+def test_errors_name_got_and_expected():
+    m, tokens = model("mac"), text()
+    _, state = m(tokens)
+    cases = [
+        (lambda: m(tokens + 50), ValueError, "got ids from 5. to 9., expected 0 to 49|got ids"),
+        (lambda: m(tokens - 50), ValueError, "another tokenizer"),
+        (lambda: m(tokens.float()), TypeError, "expected integers"),
+        (lambda: m(tokens[0]), ValueError, "the batch axis missing"),
+        (lambda: m("text"), TypeError, "expected integers"),
+        (lambda: m(tokens, padding_mask=torch.zeros_like(tokens).bool()), ValueError, "Pad on the right"),
+        (lambda: m(tokens[:1], state), ValueError, "another model or batch"),
+        (lambda: model("mag")(tokens, state), ValueError, "another model or batch"),
+        (lambda: m(tokens, state.blocks[0]), TypeError, "expected the TitansState"),
+        (lambda: TitansState.from_dict({"blocks.0.memory.conv": tokens}), ValueError, "expected 'position'"),
+        (lambda: TitansLM("mac-tiny"), TypeError, "expected a TitansConfig"),
+    ]
+    for call, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            call()
+    with pytest.raises(ValueError, match="got \\[\\]|a state of|BlockState"):
+        TitansState.from_dict({"position": torch.tensor(1), "blocks.0.colour": tokens})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"variant": "rnn"}, "variant: got 'rnn'"),
+        ({"dim": 0}, "dim: got 0"),
+        ({"heads": 3}, "even head size"),
+        ({"window": 0}, "window: got 0"),
+        ({"segment": 10}, "a multiple of chunk_size"),
+        ({"long_term": 5}, "a divisor of segment"),
+        ({"gate": "tanh"}, "gate: got 'tanh'"),
+        ({"persistent": -1}, "persistent: got -1"),
+        ({"group_size": 0}, "group_size: got 0"),
+        ({"group_size": 2.0}, "group_size: got 2.0"),
+        ({"forget": "vector"}, "forget: got 'vector'"),
+        ({"forget": "channel", "memory_expansion": 1.5}, "a whole number"),
+        ({"attention": "flash"}, "attention: got 'flash'"),
+        ({"variant": "mag", "literal": True}, "the others do not leak"),
+    ],
+    ids=str,
+)
+def test_a_configuration_that_cannot_be_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config(), **change)
+
+
+def test_a_padded_prompt_on_the_right_is_left_alone():
+    m, tokens = model("mag"), text()
+    padded = torch.cat([tokens[:, :30], torch.zeros(2, 10, dtype=torch.long)], 1)
+    with torch.no_grad():
+        assert torch.equal(m(padded)[0][:, :30], m(torch.cat([tokens[:, :30], tokens[:, 20:30]], 1))[0][:, :30])

@@ -1,0 +1,74 @@
+"""Which route computes the memory: the definition, matrix products, or the kernels, and why not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from torch import Tensor
+
+from titans_mini.memory.chunked import chunked
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.recurrence import recurrence
+
+BACKENDS = {"recurrence": recurrence, "chunked": chunked, "triton": None}  # the kernels are loaded when they are wanted
+CHECKOUT = Path(__file__).parent.parent.parent / "kernels"
+
+
+def choose(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> tuple[Callable, bool]:
+    """Pick the function that runs the memory.
+
+    "auto" is "triton" on a GPU where the kernels can run this memory, "chunked" elsewhere; on a GPU it says once why
+    the kernels are left out.
+
+    Args:
+        backend: "auto", "recurrence", "chunked" or "triton".
+        net: the memory's network.
+        v: (B, H, T, D) values: their type and device count.
+        chunk_size: C.
+        anchor: "chunk" or "token".
+
+    Returns:
+        `recurrence`, `chunked` or `titans_mini.kernels.run`, and whether it takes half precision as it is.
+
+    Raises:
+        RuntimeError: for "triton" where the kernels cannot run.
+    """
+    if backend != "triton" and not (backend == "auto" and v.is_cuda):
+        return BACKENDS["chunked" if backend == "auto" else backend], False
+    reason = kernels().refusal(net, v, chunk_size, anchor)
+    if reason is None:
+        return kernels().run, True
+    if backend == "triton":
+        raise RuntimeError(f"backend: got 'triton', expected a memory and a machine that its kernels can run: {reason}")
+    _say_once(f"neural_memory runs without its Triton kernels: {reason}")
+    return BACKENDS["chunked"], False
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Warn about the same thing once."""
+    warnings.warn(message, stacklevel=4)
+
+
+@cache
+def kernels() -> ModuleType:
+    """Load titans_mini.kernels: installed with the library, or beside it in a checkout that was not installed."""
+    name = "titans_mini.kernels"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name or not CHECKOUT.is_dir():
+            raise
+    spec = importlib.util.spec_from_file_location(
+        name, CHECKOUT / "__init__.py", submodule_search_locations=[str(CHECKOUT)]
+    )
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

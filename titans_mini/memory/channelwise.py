@@ -1,0 +1,171 @@
+"""Channel-wise forgetting: a vector α_t instead of a number, D rates for each layer, as in the paper's second version.
+
+⚠ The paper does not say which axis of a weight matrix α multiplies. Here, with h ↦ h W, it is the *output* axis: column
+o of W decays by 1 − α_o. Eq. 32 has diag(1−α) on the side of the values, where it decides *what* about a key is
+forgotten, the same for all keys; on the key side a wrong key would decide for its neighbours. In a layer with r·D
+outputs, r neighbouring ones share a rate.
+
+What it costs. A scalar gate gives one C × C matrix G for a chunk; here each of the D channels has its own, and the
+masked product of C × C with C × out falls apart into D products of C × C with C × r. Per token, head and layer that is
+C·D numbers of G, made row by row and used once: hardly more arithmetic, but all of it waits for memory. Small chunks
+pay less. Derivatives are autograd's; a chunk is computed again for its backward pass, so that only states are kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from titans_mini.memory.derivatives import ACTIVATIONS
+from titans_mini.memory.gates import coefficients, one_step_earlier
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.stack import Matrices
+from titans_mini.memory.state import MemoryState
+
+
+def channelwise(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    state: MemoryState,
+    net: MemoryNet,
+    chunk_size: int,
+    anchor: str,
+    read: str,
+    group_size: int | None = None,
+) -> tuple[Tensor, MemoryState]:
+    """Run the memory chunk by chunk with a rate of forgetting for every channel; equal by algebra to `recurrence`.
+
+    Args:
+        q: (B, H, T, D) queries.
+        k: (B, H, T, D) keys.
+        v: (B, H, T, D) values.
+        alpha: (B, H, T, 1 or L, D) forget gates.
+        eta: (B, H, T, 1 or L) momentum gates.
+        theta: (B, H, T, 1 or L) step sizes.
+        state: where to go on from, also in the middle of a chunk.
+        net: the memory's network; the width of its hidden layers is a multiple of D.
+        chunk_size: C.
+        anchor: "chunk".
+        read: "after" or "before" the write.
+        group_size: of no use here; the chunked form has it.
+
+    Returns:
+        y (B, H, T, D) and the state after the last token.
+
+    Built in: notebooks/11 · Paper: eq. 13–18, 32
+    """
+    B, H, T, _ = v.shape
+    L, position = net.depth, state.position
+    tokens = [x.flatten(0, 1) for x in (q, k, v)]  # (N, T, D)
+    rates = alpha.expand(-1, -1, -1, L, -1).flatten(0, 1)  # (N, T, L, D)
+    steps = [x.expand(-1, -1, -1, L).flatten(0, 1) for x in (eta, theta)]  # (N, T, L)
+    M, S, at = ([w.flatten(0, 1) for w in x] for x in (state.weights, state.momentum, state.anchor))
+    y = []
+    for part in zip(*(x.split(_sizes(T, chunk_size, position), 1) for x in (*tokens, rates, *steps)), strict=True):
+        at = at if position else M
+        y_part, M, S = _kept_small(net, read, part, M, S, at)
+        y.append(y_part)
+        position = (position + part[0].shape[1]) % chunk_size
+    at = at if position else M
+    out = torch.cat(y, 1) if y else torch.zeros_like(tokens[2])
+    M, S, at = (tuple(w.unflatten(0, (B, H)) for w in x) for x in (M, S, at))
+    return out.unflatten(0, (B, H)), MemoryState(weights=M, momentum=S, anchor=at, position=position)
+
+
+def _sizes(T: int, C: int, position: int) -> list[int]:
+    """Lengths of the chunks of a call: the rest of a begun one, whole ones, a tail."""
+    first = min(T, C - position)
+    sizes = [first] + [C] * ((T - first) // C) + [(T - first) % C]
+    return [size for size in sizes if size]
+
+
+def _kept_small(
+    net: MemoryNet, read: str, part: tuple[Tensor, ...], M: Matrices, S: Matrices, at: Matrices
+) -> tuple[Tensor, Matrices, Matrices]:
+    """Run a chunk; where gradients are wanted, keep its inputs only and compute it again in the backward pass."""
+    L, same = net.depth, at is M
+
+    def run(*x: Tensor) -> tuple[Tensor, ...]:
+        states = [list(x[6 + i * L : 6 + (i + 1) * L]) for i in range(2 if same else 3)]
+        y, M_next, S_next = channel_chunk(net, read, x[:6], *states[:2], states[0 if same else 2])
+        return y, *M_next, *S_next
+
+    everything = (*part, *M, *S, *(() if same else at))
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*everything, *net.parameters())):
+        y, *ends = checkpoint(run, *everything, use_reentrant=False)
+    else:
+        y, *ends = run(*everything)
+    return y, ends[:L], ends[L:]
+
+
+def channel_chunk(
+    net: MemoryNet, read: str, part: tuple[Tensor, ...], M: Matrices, S: Matrices, at: Matrices
+) -> tuple[Tensor, Matrices, Matrices]:
+    """One chunk: the writes of all tokens at the anchor, the answers layer by layer, and the chunk's end.
+
+    Args:
+        net: the memory's network.
+        read: "after" or "before" the write.
+        part: q, k, v (N, c, D), alpha (N, c, L, D), eta and theta (N, c, L).
+        M: L tensors (N, in, out), the memory at the chunk's start.
+        S: L tensors (N, in, out), the momentum there.
+        at: L tensors (N, in, out), the anchor.
+
+    Returns:
+        y (N, c, D), and M and S at the end.
+
+    Built in: notebooks/11 · Paper: eq. 16–18, 32
+    """
+    q, k, v, alpha, eta, theta = part
+    a, z, sigma = [k], [], ACTIVATIONS[net.activation].sigma
+    for layer, W in enumerate(at):
+        z.append(a[layer] @ W)
+        a.append(sigma(z[layer]))
+    deltas, _ = net.deltas(z, k, v, at, [_slope(net.activation, x) for x in z[:-1]])
+    h, M_next, S_next = q, [], []
+    for layer, (W, P) in enumerate(zip(M, S, strict=True)):
+        s = theta[..., layer, None] * deltas[layer]  # (N, c, out)
+        rates = alpha[..., layer, :].mT  # (N, D, c)
+        c = coefficients(rates, eta[..., layer].unsqueeze(-2).expand_as(rates))
+        end = _end(c, a[layer], s, W, P)
+        z_read = _read(c if read == "after" else one_step_earlier(c), h, a[layer], s, W, P)
+        h = sigma(z_read) if layer < net.depth - 1 else z_read
+        M_next.append(end[0])
+        S_next.append(end[1])
+    return net.finish(h, q), M_next, S_next
+
+
+def _slope(activation: str, z: Tensor) -> Tensor:
+    """Find σ′(z) in operations that autograd can differentiate: PyTorch's own silu_backward is not one of them."""
+    if activation == "silu":
+        x = torch.sigmoid(z)
+        return x * (1 + z * (1 - x))
+    return ACTIVATIONS[activation].slope(z)
+
+
+def _wide(x: Tensor, outputs: int) -> Tensor:
+    """Give neighbouring outputs the rate that they share: (N, D, …) to (N, outputs, …)."""
+    return x.repeat_interleave(outputs // x.shape[1], 1)
+
+
+def _read(c, h: Tensor, a: Tensor, s: Tensor, W: Tensor, P: Tensor) -> Tensor:
+    """z_to = b_to (h W)_o + f_to (h P)_o − Σ_{j≤t} (h_t·a_j) G_otj s_jo: (N, c, out)."""
+    D, outputs = c.b.shape[1], s.shape[-1]
+    scores = (h @ a.mT).unsqueeze(1) * c.G  # (N, D, c, c): causal through G
+    written = scores @ s.unflatten(-1, (D, -1)).transpose(1, 2)  # (N, D, c, r)
+    b, f = (_wide(x, outputs).mT for x in (c.b, c.f))  # (N, c, out)
+    return b * (h @ W) + f * (h @ P) - written.transpose(1, 2).flatten(2)
+
+
+def _end(c, a: Tensor, s: Tensor, W: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
+    """Where memory and momentum are after the chunk. The momentum's decay η is one number, so n is one row."""
+    outputs = s.shape[-1]
+    b, f = (_wide(x, outputs)[:, None, :, -1] for x in (c.b, c.f))  # (N, 1, out)
+    G = _wide(c.G[..., -1, :], outputs).mT  # (N, c, out)
+    n, m = c.n[:, 0, -1, :, None], c.m[:, 0, -1, None, None]
+    return b * W + f * P - a.mT @ (G * s), m * P - a.mT @ (n * s)

@@ -1,0 +1,93 @@
+"""One door to the memory: `neural_memory` checks what it is given and picks the path."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from titans_mini.memory.backends import choose
+from titans_mini.memory.channelwise import channelwise
+from titans_mini.memory.checks import HALF, check_channels, check_options, check_state, check_tensors
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.recurrence import recurrence
+from titans_mini.memory.state import MemoryState
+from titans_mini.memory.torch_modes import no_autocast, not_compiled
+
+
+@not_compiled
+def neural_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    state: MemoryState | None = None,
+    *,
+    net: MemoryNet,
+    chunk_size: int = 16,
+    anchor: str = "chunk",
+    read: str = "after",
+    backend: str = "auto",
+    group_size: int | None = None,
+) -> tuple[Tensor, MemoryState]:
+    """Stream a sequence through a memory that learns while it reads.
+
+    S_t = η_t S_{t−1} − θ_t ∇ℓ(M_anchor; k_t, v_t),  M_t = (1−α_t) M_{t−1} + S_t,  y_t = M_t(q_t),
+    with ℓ = ‖M(k) − v‖². Any split of a sequence into calls gives the same outputs and the same final state.
+
+    Args:
+        q: (B, H, T, D) queries.
+        k: (B, H, T, D) keys.
+        v: (B, H, T, D) values.
+        alpha: (B, H, T) forget gates in [0, 1], or (B, H, T, depth): one for each layer, or (B, H, T, 1 or depth, D):
+            one for each channel, see `channelwise`.
+        eta: (B, H, T) momentum gates in [0, 1], or (B, H, T, depth).
+        theta: step sizes in [0, 1], shaped like eta.
+        state: where to go on from; default a fresh `net.init_state(B, H)`. It is never changed.
+        net: the memory's network.
+        chunk_size: C. Gradients are taken at the memory as it was at the start of the chunk; 1 is the online rule.
+        anchor: "chunk", or "token": gradients at M_{t−1} whatever the chunk size (a matrix memory only; exact).
+        read: "after" the write, y_t = M_t(q_t), or "before" it, M_{t−1}(q_t).
+        group_size: for training with the chunked backend: chunks between two states that the backward pass keeps. 1 is
+            fastest; a larger one takes less memory and computes each group again. Default: about 64 tokens.
+        backend: "recurrence" (the definition), "chunked" (matrix products), "triton" (kernels for NVIDIA GPUs), or
+            "auto" (the fastest that fits).
+
+    Returns:
+        y (B, H, T, D) in the type of v, and the state after the last token. Half-precision inputs are computed in
+        float32, and the state is float32 then; the kernels multiply them as they are and sum in float32.
+
+    Raises:
+        ValueError: shapes, gates, sizes or options that cannot be. On a GPU, gates outside [0, 1] are said by the next
+            call, for nobody waits for their numbers: `checks.settle(device, wait=True)` does.
+        TypeError: inputs that are not floating-point tensors of one type on one device.
+        RuntimeError: backend="triton" where its kernels cannot run; it says why.
+
+    Built in: notebooks/03 · Paper: eq. 13–18
+    """
+    check_options(net, chunk_size, anchor, read, backend, group_size)
+    check_tensors(q, k, v, alpha, eta, theta, net)
+    if alpha.dim() == 5:
+        check_channels(net, anchor, backend)
+    dtype = torch.float32 if v.dtype in HALF else v.dtype
+    B, H = v.shape[:2]
+    if state is None:
+        state = net.init_state(B, H, device=v.device, dtype=dtype)
+    check_state(state, net, B, H, v.device, dtype, chunk_size, anchor)
+    gates = [x.unsqueeze(-1) if x.dim() == 3 else x for x in (alpha, eta, theta)]
+    (run, takes_half), outer = choose(backend, net, v, chunk_size, anchor), torch.is_grad_enabled()
+    if alpha.dim() == 5 and run is not recurrence:
+        run, takes_half = channelwise, False
+    grouping = () if run is recurrence else (group_size,)
+    # inference mode off: the memory differentiates while it reads
+    with torch.inference_mode(False), torch.set_grad_enabled(outer), no_autocast(v.device):
+        inputs = [_ordinary(x if takes_half else x.to(dtype)) for x in (q, k, v)]
+        inputs += [_ordinary(x.to(dtype)) for x in gates]
+        y, state = run(*inputs, state.map(_ordinary), net, chunk_size, anchor, read, *grouping)
+        return y.to(v.dtype), state
+
+
+def _ordinary(x: Tensor) -> Tensor:
+    """Copy a tensor that was born in inference mode: autograd refuses it."""
+    return x.clone() if x.is_inference() else x

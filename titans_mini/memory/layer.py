@@ -1,0 +1,348 @@
+"""NeuralMemory: the memory as a layer, with everything that is trained from outside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_mini.memory.checks import check_options, check_sequence
+from titans_mini.memory.functional import neural_memory
+from titans_mini.memory.gates import half_life_bias, log_spaced_half_lives
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.state import NeuralMemoryState
+from titans_mini.memory.torch_modes import no_autocast
+
+
+def short_convolution(x: Tensor, past: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each channel with its own past, y_t = Σ_j w_j x_{t−J+1+j}, as `nn.Conv1d` with a group for each channel does.
+
+    On a CPU it is that sum of shifted copies, whole tensors at a time; elsewhere, and in half precision, PyTorch's own.
+
+    Args:
+        x: (B, T, C).
+        past: (B, C, J − 1), the tokens before.
+        weight: (C, 1, J), the last one is that of the token itself.
+
+    Returns:
+        (B, T, C), and the past of the next call.
+
+    Built in: notebooks/06 · Paper: section 4.4
+    """
+    padded = torch.cat([past.mT.to(x.dtype), x], 1)  # only the past is put in front: causal
+    left = padded[:, x.shape[1] :].mT.clone(memory_format=torch.contiguous_format)  # a view would keep all of it
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+        return F.conv1d(padded.mT, weight, groups=len(weight)).mT, left
+    return _ShiftAndAdd.apply(padded, weight.squeeze(1)), left
+
+
+class _ShiftAndAdd(torch.autograd.Function):
+    """The sum of J shifted copies: (B, J − 1 + T, C) and (C, J) to (B, T, C)."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor) -> Tensor:
+        taps, T = weight.mT.contiguous(), x.shape[1] - weight.shape[1] + 1
+        y = x[:, :T] * taps[0]
+        for j in range(1, len(taps)):
+            y.addcmul_(x[:, j : j + T], taps[j])
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # by itself, so that it can be differentiated again
+        x, weight = ctx.saved_tensors
+        J, T = weight.shape[1], dy.shape[1]
+        dx = _ShiftAndAdd.apply(F.pad(dy, (0, 0, J - 1, J - 1)), weight.flip(1))
+        return dx, torch.stack([(dy * x[:, j : j + T]).sum((0, 1)) for j in range(J)], 1)
+
+
+class NeuralMemory(nn.Module):
+    """A layer that learns to memorize at test time: (B, T, dim) → (B, T, dim), called like `nn.GRU`.
+
+    x → q, k, v: linear, causal depthwise convolution, SiLU, ℓ2-norm of q and k. x → α, η, θ: linear and sigmoid, one
+    per token, head and layer. Then the memory, a norm per head, a gate and the output projection.
+
+    The forget gates start at half-lives spread over the heads on a log scale: one rate for all either forgets within
+    a paragraph or learns slowly. θ is capped: all gradients of a chunk are taken at its start, so C equal keys move the
+    memory C times. The cap 1/C and the start (1−η)/(2C) keep that within what the square loss allows (notebook 03).
+
+    Args:
+        dim: size of inputs and outputs.
+        heads: H, memories per layer.
+        head_dim: D of each memory; default dim / heads.
+        depth: layers of the memory's network (1 = a matrix).
+        expansion: width of its hidden layers in units of D.
+        activation: its σ.
+        residual: whether it adds its input.
+        norm: whether it normalises its output.
+        chunk_size: C.
+        anchor: "chunk" or "token", see `neural_memory`.
+        read: "after" or "before", see `neural_memory`.
+        backend: see `neural_memory`.
+        group_size: see `neural_memory`: training takes less time with 1, less memory with more.
+        conv_size: width of the causal convolution in tokens (1 = none).
+        layer_gates: one α, η, θ for each layer of the memory's network; the paper's second version needs it for depth.
+        half_life: initial half-lives in tokens of the first and the last head, in the memory's last layer.
+        feature_half_life: the same for its other layers, with `layer_gates`. ⚠ Long on purpose: a zero MLP is a fixed
+            point, and a head whose layers all forget within tens of tokens ends there. Features that last learn again.
+        eta: initial momentum gate.
+        theta: initial step size; default (1−eta)·max_theta/2.
+        max_theta: cap of θ; default 1/C (1 with anchor="token").
+        momentum: False fixes η = 0: no surprise is carried on.
+        forgetting: False fixes α = 0: nothing decays.
+        forget: "scalar", one α per head and layer, or "channel", one for each of D channels, see `channelwise`.
+        eps: inside the memory's norm; default 0.1/D. ⚠ Much larger than usual: forgetting shrinks the weights, a norm
+            with a tiny eps scales them up again, and heads with short half-lives then amplify rounding a million
+            times within 4,096 tokens (measured in tests/memory/test_layer.py).
+
+    Raises:
+        ValueError: if sizes do not fit or an initial gate lies outside its range.
+
+    Built in: notebooks/06 · Paper: eq. 11–15, section 4.4
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 4,
+        head_dim: int | None = None,
+        *,
+        depth: int = 2,
+        expansion: float = 4,
+        activation: str = "gelu",
+        residual: bool = True,
+        norm: bool = True,
+        chunk_size: int = 16,
+        anchor: str = "chunk",
+        read: str = "after",
+        backend: str = "auto",
+        group_size: int | None = None,
+        conv_size: int = 4,
+        layer_gates: bool = True,
+        half_life: tuple[float, float] = (32.0, 4096.0),
+        feature_half_life: float = 2.0**20,
+        eta: float = 0.5,
+        theta: float | None = None,
+        max_theta: float | None = None,
+        momentum: bool = True,
+        forgetting: bool = True,
+        forget: str = "scalar",
+        eps: float | None = None,
+    ) -> None:
+        """Build the layer; see the class for the arguments."""
+        super().__init__()
+        if dim < 1 or heads < 1 or conv_size < 1 or (head_dim is None and dim % heads):
+            raise ValueError(
+                f"NeuralMemory: got dim={dim}, heads={heads}, conv_size={conv_size}, expected all ≥ 1 "
+                "and dim a multiple of heads (or head_dim given)"
+            )
+        self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
+        if forget not in ("scalar", "channel"):
+            raise ValueError(f"forget: got {forget!r}, expected 'scalar' or 'channel' (one α for each channel)")
+        eps = 0.1 / self.head_dim if eps is None else eps
+        self.net = MemoryNet(self.head_dim, depth, expansion, activation, residual, norm, eps)
+        self.options = {"chunk_size": chunk_size, "anchor": anchor, "read": read}
+        self.options |= {"backend": backend, "group_size": group_size}
+        check_options(self.net, **self.options)
+        self.conv_size, self.half_life, self.eta = conv_size, half_life, eta if momentum else 0.0
+        self.learned_gates = [name for name, on in (("alpha", forgetting), ("eta", momentum), ("theta", True)) if on]
+        self.feature_half_life = feature_half_life
+        self.max_theta = max_theta if max_theta is not None else 1.0 if anchor == "token" else 1.0 / chunk_size
+        self.theta = theta if theta is not None else (1 - self.eta) * self.max_theta / 2
+        if not (0 < eta < 1 and 0 < self.max_theta <= 1 and 0 < self.theta < self.max_theta):
+            raise ValueError(
+                f"NeuralMemory: got eta={eta}, theta={self.theta}, max_theta={self.max_theta}, "
+                "expected 0 < eta < 1 and 0 < theta < max_theta ≤ 1: a sigmoid reaches neither end"
+            )
+        self.gate_layers = depth if layer_gates else 1
+        inner = self.heads * self.head_dim
+        self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.conv = nn.Conv1d(3 * inner, 3 * inner, conv_size, groups=3 * inner, bias=False)
+        self.gate_sizes = {name: heads * self.gate_layers for name in self.learned_gates}
+        if forget == "channel" and forgetting:
+            self.gate_sizes["alpha"] *= self.head_dim
+        self.to_gates = nn.Linear(dim, sum(self.gate_sizes.values()))
+        self.to_output_gate = nn.Linear(dim, inner, bias=False)
+        self.output_norm = nn.Parameter(torch.ones(self.heads, 1, self.head_dim))
+        self.to_output = nn.Linear(inner, dim, bias=False)
+        if norm:  # answers as long as the unit keys; a gain of 1 would make them √D long
+            nn.init.constant_(self.net.norm_weight, self.head_dim**-0.5)
+        # M₀ is learned; a generator ties its draw to torch.manual_seed like any other layer
+        self.initial_weights = nn.ParameterList(self.net.init_weights(heads, generator=torch.default_generator))
+        self.reset_gates()
+
+    @torch.no_grad()
+    def reset_gates(self) -> None:
+        """Set the gates to their initial half-lives, momentum and step size, the same for every token."""
+        alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life))  # (H,)
+        start_alpha = alpha.unsqueeze(-1).repeat(1, self.gate_layers)  # (H, L)
+        start = {
+            "alpha": start_alpha,
+            "eta": torch.full_like(start_alpha, self.eta).logit(),
+            "theta": torch.full_like(start_alpha, self.theta / self.max_theta).logit(),
+        }
+        start_alpha[:, :-1] = half_life_bias(self.feature_half_life)
+        parts = [(start[name].flatten(), size) for name, size in self.gate_sizes.items()]
+        self.to_gates.bias.copy_(torch.cat([x.repeat_interleave(size // len(x)) for x, size in parts]))
+        self.to_gates.weight.zero_()
+
+    def extra_repr(self) -> str:
+        """Show the configuration in `print(layer)`."""
+        return f"dim={self.dim}, heads={self.heads}, half_life={self.half_life}, " + ", ".join(
+            f"{key}={value!r}" for key, value in self.options.items() if value is not None
+        )
+
+    def init_state(self, batch: int) -> NeuralMemoryState:
+        """Start from the learned initial memory M₀ and an empty convolution.
+
+        Args:
+            batch: number of sequences B.
+
+        Returns:
+            The state that `forward` uses when it is given none.
+
+        Built in: notebooks/06 · Paper: section 3.1
+        """
+        weight = self.to_qkv.weight
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        memory = self.net.init_state(batch, self.heads, weights=tuple(w.to(dtype) for w in self.initial_weights))
+        conv = weight.new_zeros(batch, weight.shape[0], self.conv_size - 1)
+        return NeuralMemoryState(memory=memory, conv=conv)
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute α, η, θ of every token.
+
+        Args:
+            x: (B, T, dim).
+
+        Returns:
+            Three tensors (B, H, T, L), L = 1 without `layer_gates`: α, η in [0, 1], θ in [0, max_theta]. With
+            forget="channel" α is (B, H, T, L, D).
+
+        Built in: notebooks/06 · Paper: section 3.1
+        """
+        raw = self.to_gates(x)
+        raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # half precision has no α = 0.0002
+        parts = raw.split(list(self.gate_sizes.values()), -1)  # (B, T, H·L or H·L·D)
+        parts = [x.unflatten(-1, (self.heads, self.gate_layers, -1)).transpose(1, 2) for x in parts]
+        learned = {name: x.squeeze(-1) for name, x in zip(self.gate_sizes, parts, strict=True)}
+        none = torch.zeros_like(learned["theta"])
+        return learned.get("alpha", none), learned.get("eta", none), learned["theta"] * self.max_theta
+
+    def targets(self, v: Tensor, alpha: Tensor) -> Tensor:
+        """Choose what keys are bound to: the values; the gated delta rule has another idea."""
+        return v
+
+    def qkv(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Project to queries, keys and values.
+
+        Args:
+            x: (B, T, dim).
+            conv: (B, 3·H·D, conv_size − 1), what the convolution saw before.
+
+        Returns:
+            q, k (unit length) and v, each (B, H, T, D), and the convolution's next state.
+
+        Built in: notebooks/06 · Paper: eq. 11, 15, section 4.4
+        """
+        mixed, conv = short_convolution(self.to_qkv(x), conv, self.conv.weight)  # (B, T, 3·H·D)
+        qk, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).split((2, 1))
+        q, k = F.normalize(qk, dim=-1, eps=1e-6).to(v.dtype)  # autocast norms in float32
+        return q, k, v[0], conv
+
+    def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
+        """Read a sequence, learning on the way.
+
+        Args:
+            x: (B, T, dim).
+            state: where to go on from; default the learned initial memory. It is never changed.
+
+        Returns:
+            y (B, T, dim) and the state after the last token.
+
+        Raises:
+            ValueError: if x has another shape, or the state does not fit.
+            TypeError: if x is not floating point, or not of the layer's type and device.
+
+        Built in: notebooks/06 · Paper: eq. 11–15, section 4.4
+        """
+        check_sequence(self, x, state)
+        if state is None:
+            state = self.init_state(x.shape[0])
+        if x.shape[1] == 0:  # the convolution refuses an empty sequence
+            return torch.zeros_like(x), state
+        y, state = self.write(x, state)
+        return self.answer(y, self.output_gate(x)), state
+
+    def write(self, x: Tensor, state: NeuralMemoryState) -> tuple[Tensor, NeuralMemoryState]:
+        """Let the memory learn a sequence and hear what it says at every token, before `answer` shapes it.
+
+        Args:
+            x: (B, T, dim), T ≥ 1.
+            state: where to go on from.
+
+        Returns:
+            (B, H, T, D) and the state after the last token.
+
+        Built in: notebooks/10 · Paper: eq. 13–15, 24
+        """
+        q, k, v, conv = self.qkv(x, state.conv)
+        gates = self.gates(x)
+        v = self.targets(v, gates[0])
+        y, memory = neural_memory(q, k, v, *gates, state.memory, net=self.net, **self.options)
+        return y, NeuralMemoryState(memory=memory, conv=conv)
+
+    def recall(self, x: Tensor, weights: tuple[Tensor, ...], conv: Tensor) -> tuple[Tensor, Tensor]:
+        """Ask without writing, M*(q): every token reads the same memory.
+
+        Args:
+            x: (B, T, dim).
+            weights: L tensors (B, H, in, out), the memory to ask.
+            conv: (B, H·D, conv_size − 1), what the convolution of the queries saw before.
+
+        Returns:
+            (B, T, dim) answers and the convolution's next state.
+
+        Built in: notebooks/10 · Paper: eq. 15, 21
+        """
+        q, conv = self.queries(x, conv)
+        return self.answer(self.ask(q, weights), self.output_gate(x)), conv
+
+    def queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
+        """Project to queries alone: (B, T, dim) to (B, H, T, D), and the convolution's next state; see `recall`."""
+        inner = self.heads * self.head_dim
+        wide = F.linear(x, self.to_qkv.weight[:inner])  # (B, T, H·D)
+        mixed, conv = short_convolution(wide, conv, self.conv.weight[:inner])
+        q = F.silu(mixed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return F.normalize(q, dim=-1, eps=1e-6), conv
+
+    def ask(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""
+        with no_autocast(q.device):
+            return self.net(weights, q.to(weights[0].dtype))
+
+    def output_gate(self, x: Tensor) -> Tensor:
+        """Say what of an answer passes on: (B, T, dim) to (B, T, H·D)."""
+        return F.silu(self.to_output_gate(x))
+
+    def answer(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Norm per head, gate and output projection.
+
+        Args:
+            y: (B, H, T, D) what the memory says.
+            gate: (B, T, H·D), see `output_gate`.
+
+        Returns:
+            (B, T, dim).
+
+        Built in: notebooks/10 · Paper: section 4.4
+        """
+        y = F.rms_norm(y, (self.head_dim,), eps=1e-6) * self.output_norm
+        return self.to_output(y.transpose(1, 2).flatten(2).to(gate.dtype) * gate)

@@ -1,0 +1,286 @@
+"""The memory's own network: a matrix or an MLP whose weights are the memory.
+
+Row vectors, as in the paper: a layer maps h to h W. `MemoryNet` holds no memory itself; the weights live in a
+`MemoryState`, one set per sequence and head.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from titans_mini.memory.derivatives import ACTIVATIONS, norm_pull
+from titans_mini.memory.state import MemoryState
+
+Weights = tuple[Tensor, ...]
+
+
+class MemoryNet(nn.Module):
+    """The function x ↦ M(x) that a memory computes: M(x) = [x +] [LN] (W_L σ(… σ(W_1 x))).
+
+    The default is the memory of the paper's second version: two layers, expansion 4, GELU, residual and layer norm.
+    With `depth=1, residual=False, norm=False` it is a matrix. The gain and bias of the norm are slow weights: they are
+    trained from outside and never written at test time (⚠ the paper does not say; see the ledger).
+
+    Args:
+        dim: D, the size of keys, values and queries.
+        depth: L, number of layers (1 = a matrix).
+        expansion: width of the hidden layers in units of D.
+        activation: "gelu", "silu", "relu" or "tanh".
+        residual: add the input to the output.
+        norm: layer-normalise the last layer's output, over D.
+        eps: inside the norm's square root.
+
+    Raises:
+        ValueError: if a size is not positive or the activation is unknown.
+
+    Built in: notebooks/05 · Paper: section 3.1
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int = 2,
+        expansion: float = 4,
+        activation: str = "gelu",
+        residual: bool = True,
+        norm: bool = True,
+        eps: float = 1e-5,
+    ) -> None:
+        """Describe the network; see the class for the arguments."""
+        super().__init__()
+        if dim < 1 or depth < 1 or not 0 < expansion < math.inf:
+            raise ValueError(
+                f"MemoryNet: got dim={dim}, depth={depth}, expansion={expansion}, expected all positive "
+                "(depth=1 is a matrix)"
+            )
+        if depth > 1 and round(expansion * dim) < 1:
+            raise ValueError(
+                f"MemoryNet: got expansion={expansion} of dim={dim}, expected hidden layers of at least one unit: "
+                f"{expansion * dim:g} rounds to none"
+            )
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MemoryNet: got activation={activation!r}, expected one of {sorted(ACTIVATIONS)}")
+        self.dim, self.depth, self.expansion, self.activation = dim, depth, expansion, activation
+        self.residual, self.norm, self.eps = residual, norm, eps
+        hidden = round(expansion * dim)
+        sizes = [dim, *[hidden] * (depth - 1), dim]
+        self.shapes: list[tuple[int, int]] = list(zip(sizes[:-1], sizes[1:], strict=True))
+        if norm:
+            self.norm_weight = nn.Parameter(torch.ones(dim))
+            self.norm_bias = nn.Parameter(torch.zeros(dim))
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the memory is linear in its input, so that the exact online rule has a closed form."""
+        return self.depth == 1 and not self.norm
+
+    def extra_repr(self) -> str:
+        """Show the configuration in `print(net)`."""
+        return (
+            f"dim={self.dim}, depth={self.depth}, expansion={self.expansion}, activation={self.activation!r}, "
+            f"residual={self.residual}, norm={self.norm}"
+        )
+
+    def with_parameters(self, parameters: Iterable[Tensor]) -> MemoryNet:
+        """Make the same network with other tensors in place of its slow weights; this one stays as it is.
+
+        The backward pass runs a chunk again with the very tensors of the forward pass, also when the module's own
+        were swapped meanwhile, as `torch.func.functional_call` does.
+
+        Args:
+            parameters: as many tensors as `parameters()` has, in its order.
+
+        Returns:
+            A network for one calculation; nothing else is copied.
+        """
+        twin = copy.copy(self)
+        twin._parameters = dict(zip(self._parameters, parameters, strict=True))
+        return twin
+
+    # --- weights and states -------------------------------------------------------------------------------------
+
+    def init_weights(
+        self,
+        heads: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Weights:
+        """Make fresh weights: zeros for a matrix (nothing stored yet), random for an MLP or under a norm.
+
+        A zero MLP would never learn: each layer's gradient carries the other layers' weights as a factor. Under a norm
+        only the direction of z counts, and a step θ turns it by about θ·(gain/std)² for unit keys: weights start with
+        std = gain there, so that θ means for an MLP what it means for a matrix. Without a norm, std = 1/√in.
+
+        Args:
+            heads: number of heads H.
+            generator: a CPU generator; without one, seed 0, so that the same call gives the same weights.
+            device: where the weights live.
+            dtype: their type; default `torch.get_default_dtype()`.
+
+        Returns:
+            L tensors (H, in, out).
+
+        Built in: notebooks/05 · Paper: section 3.1
+        """
+        dtype = dtype or torch.get_default_dtype()
+        if self.is_matrix:
+            return (torch.zeros(heads, *self.shapes[0], device=device, dtype=dtype),)
+        if torch.empty(0, device=device).is_meta:  # shapes without numbers
+            return tuple(torch.empty(heads, i, o, device="meta", dtype=dtype) for i, o in self.shapes)
+        generator = generator or torch.Generator().manual_seed(0)
+        gain = self.norm_weight.detach().abs().mean().item() if self.norm else None
+        weights = []
+        for i, o in self.shapes:
+            w = torch.randn(heads, i, o, generator=generator, dtype=torch.float64) * (gain or 1 / math.sqrt(i))
+            weights.append(w.to(device=device, dtype=dtype))
+        return tuple(weights)
+
+    def init_state(
+        self,
+        batch: int,
+        heads: int,
+        weights: Weights | None = None,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> MemoryState:
+        """Start one memory per sequence and head, all sequences alike, with no surprise in motion (S₀ = 0).
+
+        Args:
+            batch: number of sequences B.
+            heads: number of heads H.
+            weights: initial weights M₀, L tensors (H, in, out) or (B, H, in, out); default `init_weights`.
+            generator: passed to `init_weights`.
+            device: passed to `init_weights`.
+            dtype: passed to `init_weights`.
+
+        Returns:
+            A MemoryState at position 0. Gradients flow back into `weights`.
+
+        Raises:
+            ValueError: if the weights do not fit this network.
+
+        Built in: notebooks/05 · Paper: section 3.1
+        """
+        if weights is None:
+            weights = self.init_weights(heads, generator, device, dtype)
+        full = [(batch, heads, *shape) for shape in self.shapes]
+        got = [tuple(w.shape) for w in weights]
+        if len(got) != self.depth or any(g not in (f, f[1:]) for g, f in zip(got, full, strict=True)):
+            raise ValueError(f"weights: got shapes {got}, expected {full} (batch optional): of another network?")
+        start = tuple(w.expand(f) for w, f in zip(weights, full, strict=True))
+        return MemoryState(weights=start, momentum=tuple(torch.zeros_like(w) for w in start), anchor=start, position=0)
+
+    # --- the function and its gradient ----------------------------------------------------------------------------
+
+    def forward(self, weights: Weights, x: Tensor) -> Tensor:
+        """Ask the memory: M(x).
+
+        Args:
+            weights: L tensors (..., in, out).
+            x: (..., T, D) queries.
+
+        Returns:
+            (..., T, D) answers.
+
+        Built in: notebooks/05 · Paper: eq. 15
+        """
+        sigma = ACTIVATIONS[self.activation].sigma
+        h = x
+        for layer, W in enumerate(weights):
+            z = h @ W
+            h = sigma(z) if layer < self.depth - 1 else z
+        return self.finish(h, x)
+
+    def finish(self, z: Tensor, x: Tensor) -> Tensor:
+        """Turn the last layer's output into the answer: [x +] [LN](z).
+
+        Args:
+            z: (..., D) output of the last layer.
+            x: (..., D) input of the network.
+
+        Returns:
+            (..., D) answer.
+
+        Built in: notebooks/05 · Paper: section 3.1
+        """
+        z = self.normalize(z)[0] if self.norm else z
+        return x + z if self.residual else z
+
+    def normalize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Layer-normalise (..., D); also returns what was found, the mean (..., 1) and 1/std (..., 1)."""
+        gain, bias = self.norm_weight.to(z.dtype), self.norm_bias.to(z.dtype)
+        return torch.native_layer_norm(z, (self.dim,), gain, bias, self.eps)
+
+    def deltas(
+        self,
+        z: list[Tensor],
+        k: Tensor,
+        v: Tensor,
+        weights: Weights | list[Tensor],
+        slopes: list[Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Differentiate ℓ = ‖M(k) − v‖² by hand, for all tokens at once.
+
+        The gradient of a layer is rank one per token, ∇ℓ = aᵀ δ, with a what the layer sees. Returned is δ = ∂ℓ/∂z.
+
+        Args:
+            z: L tensors (..., T, out), each layer's output at the keys.
+            k: (..., T, D) keys.
+            v: (..., T, D) values.
+            weights: L tensors (..., in, out), the anchor.
+            slopes: σ′ at the first L−1 of z, where they are known already.
+
+        Returns:
+            δ: L tensors (..., T, out); and what σ′ multiplied to give the first L−1 of them, δ Wᵀ of the layer above.
+
+        Built in: notebooks/08 · Paper: eq. 12, 17
+        """
+        error = 2 * (self.finish(z[-1], k) - v)  # the 2 of the square
+        return self.pull_down(self.last_delta(error, z[-1]), z, weights, slopes)
+
+    def last_delta(self, error: Tensor, z: Tensor, found: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Pull the gradient at the answer back to the last layer's output.
+
+        Args:
+            error: (..., T, D), ∂ℓ/∂M(k).
+            z: (..., T, D) output of the last layer; looked at under a norm only.
+            found: what the norm found in z, see `normalize`, where that is known already.
+
+        Returns:
+            (..., T, D), ∂ℓ/∂z, linear in the error.
+
+        Built in: notebooks/08 · Paper: eq. 12, section 3.1
+        """
+        if not self.norm:
+            return error
+        return norm_pull(error, z, self.norm_weight.to(error.dtype), self.eps, found=found)[0]
+
+    def pull_down(
+        self, delta: Tensor, z: list[Tensor], weights: Weights | list[Tensor], slopes: list[Tensor] | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Carry δ of the last layer down to the first: δ_l = (δ_{l+1} Wᵀ_{l+1}) ∘ σ′(z_l).
+
+        Args:
+            delta: (..., T, D) of the last layer. Whatever it is multiplied by, all are.
+            z: L tensors (..., T, out), as in `deltas`.
+            weights: L tensors (..., in, out).
+            slopes: σ′ at the first L−1 of z, where they are known already.
+
+        Returns:
+            L tensors δ (..., T, out), and the L−1 products that σ′ multiplied.
+
+        Built in: notebooks/08 · Paper: eq. 17
+        """
+        pull = ACTIVATIONS[self.activation].pull
+        deltas, pulled = [delta], []
+        for layer in range(self.depth - 1, 0, -1):
+            pulled.append(deltas[-1] @ weights[layer].mT)
+            deltas.append(pulled[-1] * slopes[layer - 1] if slopes else pull(pulled[-1], z[layer - 1]))
+        return deltas[::-1], pulled[::-1]

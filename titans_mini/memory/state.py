@@ -1,0 +1,208 @@
+"""States: small typed bundles of tensors that can be detached, moved, indexed, saved and loaded without pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import numbers
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_META = "__titans_mini__"
+
+
+class State:
+    """Base of all states: the verbs that every bundle of tensors shares. Subclasses are dataclasses.
+
+    Fields may be tensors, tuples of tensors, other states, integers or None. Every tensor has the batch first.
+    """
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
+        """Apply a function to every tensor and return a new state; the old one is left as it was."""
+
+        def walk(x: Any) -> Any:
+            if torch.is_tensor(x):
+                return fn(x)
+            if isinstance(x, State):
+                return x.map(fn)
+            if isinstance(x, tuple):
+                return tuple(walk(y) for y in x)
+            return x
+
+        return type(self)(**{f.name: walk(getattr(self, f.name)) for f in dataclasses.fields(self)})
+
+    def detach(self) -> Any:
+        """Cut the state out of the graph: memory goes on, gradients stop here (truncated backpropagation)."""
+        return self.map(torch.Tensor.detach)
+
+    def clone(self) -> Any:
+        """Copy every tensor."""
+        return self.map(torch.clone)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Move or cast every tensor, with the arguments of `torch.Tensor.to`."""
+        return self.map(lambda x: x.to(*args, **kwargs))
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Any:
+        """Choose sequences of the batch. The batch axis stays, also for a single number."""
+        if isinstance(index, numbers.Integral) or (torch.is_tensor(index) and index.dim() == 0):
+            index = [int(index)]  # numpy's integers too
+        return self.map(lambda x: x[index])
+
+    def to_dict(self) -> dict[str, Tensor]:
+        """Flatten to a dictionary of tensors, with dots in the names: fits `torch.save` and safetensors."""
+        flat: dict[str, Tensor] = {}
+        for f in dataclasses.fields(self):
+            x = getattr(self, f.name)
+            if isinstance(x, State):
+                flat |= {f"{f.name}.{key}": y for key, y in x.to_dict().items()}
+            elif isinstance(x, tuple):
+                for i, y in enumerate(x):
+                    flat |= (
+                        {f"{f.name}.{i}.{key}": z for key, z in y.to_dict().items()}
+                        if isinstance(y, State)
+                        else {f"{f.name}.{i}": y}
+                    )
+            elif x is not None:
+                flat[f.name] = x if torch.is_tensor(x) else torch.tensor(x)
+        return flat
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> Any:
+        """Rebuild a state from `to_dict`. Missing or unknown names raise one ValueError."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to one `.npz` file: arrays and a line of JSON, no pickle. All or nothing.
+
+        Args:
+            path: file to write; an existing one is replaced only when the new one is complete.
+        """
+        flat = {key: x.detach().cpu().contiguous() for key, x in self.to_dict().items()}
+        kinds = {key: str(x.dtype).removeprefix("torch.") for key, x in flat.items()}
+        # numpy has no bfloat16: its bits travel as int16
+        arrays = {k: (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy() for k, x in flat.items()}
+        meta = json.dumps({"class": type(self).__name__, "dtypes": kinds}).encode()
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays, **{_META: np.frombuffer(meta, dtype=np.uint8)})
+        half_written = Path(f"{os.fspath(path)}.part")
+        half_written.write_bytes(buffer.getvalue())
+        os.replace(half_written, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Any:
+        """Read a state written by `save`; nothing in the file is executed.
+
+        Args:
+            path: the `.npz` file.
+
+        Raises:
+            ValueError: if the file holds something else than a state of this class.
+        """
+        with open(path, "rb") as file:  # an .npz is a zip of arrays
+            if not zipfile.is_zipfile(file):
+                raise ValueError(
+                    f"{path}: got no .npz file, expected one written by save(): incomplete, or another kind?"
+                )
+        with np.load(path, allow_pickle=False) as file:
+            if _META not in file:
+                raise ValueError(f"{path}: got an .npz without a titans_mini state, expected one written by save()")
+            meta = json.loads(bytes(file[_META]).decode())
+            if meta["class"] != cls.__name__:
+                got = meta["class"]
+                raise ValueError(f"{path}: got a {got}, expected a {cls.__name__}: use the class that saved it")
+            flat = {}
+            for key, kind in meta["dtypes"].items():
+                x = torch.from_numpy(file[key].copy())
+                flat[key] = x.view(torch.bfloat16) if kind == "bfloat16" else x
+        return cls.from_dict(flat)
+
+
+@dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single answer
+class MemoryState(State):
+    """Everything a memory carries from one call to the next; its size does not grow with the sequence.
+
+    Attributes:
+        weights: L tensors (B, H, in, out): M_t, the memory now.
+        momentum: L tensors of the same shapes: S_t, the surprise still in motion.
+        anchor: L tensors of the same shapes: where the gradients of the present chunk are taken.
+        position: tokens already seen of the present chunk, in [0, chunk_size).
+
+    Built in: notebooks/02 · Paper: eq. 13–14, 16
+    """
+
+    weights: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    anchor: tuple[Tensor, ...]
+    position: int = 0
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences B."""
+        return self.weights[0].shape[0]
+
+    @property
+    def heads(self) -> int:
+        """Number of heads H."""
+        return self.weights[0].shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors of the state."""
+        return sum(x.numel() * x.element_size() for x in (*self.weights, *self.momentum, *self.anchor))
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> MemoryState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: `weights.0`, `momentum.0`, `anchor.0`, … and `position`.
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        depth = sum(key.startswith("weights.") for key in flat)
+        expected = {f"{part}.{i}" for part in ("weights", "momentum", "anchor") for i in range(depth)} | {"position"}
+        if depth == 0 or expected != set(flat):
+            raise ValueError(f"MemoryState: got names {sorted(flat)}, expected {sorted(expected)}: not its to_dict()?")
+        parts = {p: tuple(flat[f"{p}.{i}"] for i in range(depth)) for p in ("weights", "momentum", "anchor")}
+        return cls(**parts, position=int(flat["position"]))
+
+
+@dataclass(frozen=True, eq=False)
+class NeuralMemoryState(State):
+    """What a `NeuralMemory` carries from call to call.
+
+    Attributes:
+        memory: the memory's own state.
+        conv: (B, 3·H·D, conv_size − 1), the last inputs of the causal convolution.
+
+    Built in: notebooks/06 · Paper: section 4.4
+    """
+
+    memory: MemoryState
+    conv: Tensor
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> NeuralMemoryState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: names of the memory's state after `memory.`, and `conv`.
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        if "conv" not in flat:
+            raise ValueError(f"NeuralMemoryState: got names {sorted(flat)}, expected 'conv' and 'memory.…'")
+        inner = {key.removeprefix("memory."): x for key, x in flat.items() if key != "conv"}
+        return cls(memory=MemoryState.from_dict(inner), conv=flat["conv"])

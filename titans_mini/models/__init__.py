@@ -1,0 +1,1 @@
+"""Language models with a memory: MAC, MAG, MAL, the memory alone, and their rivals."""

@@ -1,0 +1,401 @@
+"""Attention in the three shapes the architectures need: causal, a sliding window with a prefix, and by segment.
+
+All of them are `scaled_dot_product_attention` with a mask, or FlexAttention with a rule (`flex`). What has to be kept
+from call to call is bounded by the window or the segment; only full causal attention keeps everything it has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_mini.memory.state import State
+from titans_mini.models.flex import Layout, flex
+
+IMPLEMENTATIONS = ("sdpa", "flex")
+
+
+# -- rotary positions: products of queries and keys depend on their distance alone -------------------------------------
+
+
+def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
+    """Turn pairs of components by angles that grow with the position (RoPE): products then depend on distances.
+
+    Args:
+        x: (..., T, D) queries or keys, D even.
+        positions: (T,) integers.
+        base: of the wavelengths.
+
+    Returns:
+        (..., T, D).
+
+    Built in: notebooks/10 · Paper: section 3.3
+    """
+    return turn(x, turns(x, positions, base))
+
+
+def turns(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Compute what `turn` multiplies with at positions; arguments as those of `rotate`.
+
+    Returns:
+        (T, D) twice: [cos, cos], and [−sin, sin] of each angle.
+
+    Built in: notebooks/10 · Paper: section 3.3
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=_wide(x)) / half)
+    angle = positions.to(frequency.device, torch.float64)[:, None] * frequency  # token 10⁶ needs more than float32
+    cos, sin = angle.cos().to(x), angle.sin().to(x)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def turn(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn [a, b] to [a cos − b sin, b cos + a sin].
+
+    Args:
+        x: (..., T, D), a and b its halves.
+        by: from `turns`.
+
+    Returns:
+        (..., T, D).
+
+    Built in: notebooks/10 · Paper: section 3.3
+    """
+    cos, sin = by
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)  # [b, a] is [a, b], rolled
+
+
+def _wide(x: Tensor) -> torch.device:
+    """Where float64 exists: Apple's GPUs have none."""
+    return torch.device("cpu") if x.device.type == "mps" else x.device
+
+
+# -- masks: who may see whom -------------------------------------------------------------------------------------------
+
+
+def window_mask(new: int, old: int, window: int | None, device: torch.device | None = None) -> Tensor:
+    """Say which of the last tokens each new token sees: itself and the window − 1 before it.
+
+    Args:
+        new: T, number of new tokens.
+        old: N, number of older tokens whose keys are kept.
+        window: how many tokens a query sees, itself included; None for all.
+        device: where the mask lives.
+
+    Returns:
+        (T, N + T) booleans.
+
+    Built in: notebooks/10 · Paper: section 4.2
+    """
+    mask = torch.ones(new, old + new, dtype=torch.bool, device=device).tril(old)
+    return mask.triu(old - window + 1) if window else mask
+
+
+def as_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Turn a mask into what is added to scores: 0 where it is True, else −∞.
+
+    `scaled_dot_product_attention` takes either, and makes the one of the other, call after call.
+
+    Args:
+        mask: booleans of any shape.
+        dtype: of the scores.
+
+    Returns:
+        The same shape.
+
+    Built in: notebooks/10 · Paper: eq. 2
+    """
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -torch.inf)
+
+
+class Recalled(NamedTuple):
+    """Keys and values beside the tokens: MAC's h, of which the first token of every `stride` has one.
+
+    Attributes:
+        k: (B, H, E, D), rotated.
+        v: (B, H, E, D).
+        stride: tokens for one h.
+        begun: tokens of the segment before the call.
+        everything: all are visible, as in MAC's printed form.
+
+    Built in: notebooks/10 · Paper: eq. 22
+    """
+
+    k: Tensor
+    v: Tensor
+    stride: int = 1
+    begun: int = 0
+    everything: bool = False
+
+    def visible(self, new: int) -> Tensor:
+        """Say who sees which: (T, E) booleans."""
+        at = torch.arange(self.k.shape[2], device=self.k.device) * self.stride
+        seen = at <= torch.arange(self.begun, self.begun + new, device=at.device)[:, None]
+        return torch.ones_like(seen) if self.everything else seen
+
+
+def segment_lengths(tokens: int, position: int, segment: int) -> list[int]:
+    """Cut a call where segments end.
+
+    Args:
+        tokens: T of the call.
+        position: tokens seen before.
+        segment: tokens of a segment.
+
+    Returns:
+        Lengths of the parts, each inside one segment.
+
+    Built in: notebooks/10 · Paper: section 4.1
+    """
+    first = min(tokens, segment - position % segment)
+    rest = tokens - first
+    return [first] + [segment] * (rest // segment) + ([rest % segment] if rest % segment else [])
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionState(State):
+    """The keys and values that later tokens may still see.
+
+    Attributes:
+        k: (B, H, N, D) keys, rotated.
+        v: (B, H, N, D) values.
+        position: tokens seen so far.
+
+    Built in: notebooks/10 · Paper: section 4.1
+    """
+
+    k: Tensor
+    v: Tensor
+    position: int = 0
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> AttentionState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: `k`, `v` and `position`.
+
+        Raises:
+            ValueError: if names are missing or unknown.
+        """
+        if set(flat) != {"k", "v", "position"}:
+            raise ValueError(f"AttentionState: got names {sorted(flat)}, expected ['k', 'position', 'v']")
+        return cls(flat["k"], flat["v"], int(flat["position"]))
+
+
+class Attention(nn.Module):
+    """Softmax attention that sees the last `window` tokens, or its own segment, and a prefix that is always visible.
+
+    Args:
+        dim: size of inputs and outputs.
+        heads: H.
+        window: tokens a query sees, itself included.
+        segment: tokens of a segment; attention starts afresh at each. With neither, causal attention over everything.
+        offset: position of the first token; the prefix has position 0, and tokens between may be `extra`.
+        rope_base: of the rotary positions.
+        implementation: "sdpa", or "flex": FlexAttention on a CUDA device, the same result by a compiled rule.
+
+    Raises:
+        ValueError: if sizes do not fit.
+
+    Built in: notebooks/10 · Paper: eq. 1–2, 23, 27
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        window: int | None = None,
+        segment: int | None = None,
+        offset: int = 1,
+        rope_base: float = 10_000.0,
+        implementation: str = "sdpa",
+    ) -> None:
+        """Build the projections; see the class for the arguments."""
+        super().__init__()
+        if dim < 1 or heads < 1 or dim % heads or dim // heads % 2:
+            raise ValueError(f"Attention: got dim={dim}, heads={heads}, expected dim = heads × an even head size")
+        if (window is not None and window < 1) or (segment is not None and segment < 1) or (window and segment):
+            raise ValueError(
+                f"Attention: got window={window}, segment={segment}, expected one of them, or none, at least 1"
+            )
+        if implementation not in IMPLEMENTATIONS:
+            raise ValueError(f"Attention: got implementation={implementation!r}, expected one of {IMPLEMENTATIONS}")
+        self.implementation = implementation
+        self.dim, self.heads, self.window, self.segment = dim, heads, window, segment
+        self.offset, self.rope_base = offset, rope_base
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_output = nn.Linear(dim, dim, bias=False)
+
+    def init_state(self, batch: int) -> AttentionState:
+        """Start with nothing seen.
+
+        Args:
+            batch: number of sequences B.
+        """
+        empty = self.to_qkv.weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)
+        return AttentionState(empty, empty)
+
+    def forward(
+        self, x: Tensor, state: AttentionState | None = None, prefix: Tensor | None = None
+    ) -> tuple[Tensor, AttentionState]:
+        """Attend.
+
+        Args:
+            x: (B, T, dim).
+            state: where to go on from.
+            prefix: (B or 1, P, dim) persistent tokens: every query sees them, at position 0.
+
+        Returns:
+            (B, T, dim) and the state after the last token.
+
+        Built in: notebooks/10 · Paper: eq. 23, 27, 31
+        """
+        state = state or self.init_state(x.shape[0])
+        q, k, v = self.project(x, state.position)
+        fixed = None if prefix is None else self.keys_and_values(prefix)
+        if not self.segment or state.position % self.segment + x.shape[1] <= self.segment:
+            y, state = self.attend(q, k, v, state, fixed)
+            return self.to_output(y), state
+        out, lengths = [], segment_lengths(x.shape[1], state.position, self.segment)
+        for part in zip(*(z.split(lengths, 2) for z in (q, k, v)), strict=True):
+            y, state = self.attend(*part, state, fixed)
+            out.append(y)
+        return self.to_output(torch.cat(out, 1)), state
+
+    def project(self, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Project tokens to queries, keys and values, and turn the first two by their places.
+
+        Args:
+            x: (B, T, dim).
+            position: tokens seen before.
+
+        Returns:
+            q, k, v (B, H, T, D).
+
+        Built in: notebooks/10 · Paper: eq. 1
+        """
+        places = torch.arange(position, position + x.shape[1], device=x.device)
+        if self.segment:
+            places = places % self.segment
+        qk, v = self.heads_of(self.to_qkv(x), 3).split((2, 1))
+        return *rotate(qk, places + self.offset, self.rope_base), v[0]
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: AttentionState,
+        fixed: tuple[Tensor, ...] | None = None,
+        extra: Recalled | None = None,
+        masks: dict[tuple[int, ...], Tensor] | None = None,
+    ) -> tuple[Tensor, AttentionState]:
+        """Weigh values, short of the output projection.
+
+        Args:
+            q: (B, H, T, D) queries, see `project`; within one segment, if there are segments.
+            k: (B, H, T, D) keys.
+            v: (B, H, T, D) values.
+            state: what came before.
+            fixed: keys and values (B or 1, H, P, D) of a prefix that everyone sees.
+            extra: keys and values between the prefix and the tokens.
+            masks: those of calls just before, by their sizes: looked up and added to.
+
+        Returns:
+            (B, T, dim) and the state after the last token.
+
+        Built in: notebooks/10 · Paper: eq. 2
+        """
+        front = [] if fixed is None else [tuple(z.expand(len(q), -1, -1, -1) for z in fixed)]
+        if self.implementation == "flex" and q.shape[2] > 1:
+            y = self._by_rule(q, k, v, state, front, extra)
+        elif self.window and q.shape[2] > self.window:
+            y = self._in_blocks(q, k, v, state, front)
+        else:
+            y = self._at_once(q, k, v, state, front, extra, {} if masks is None else masks)
+        return y.transpose(1, 2).flatten(2), self._next(state, k, v)
+
+    def heads_of(self, x: Tensor, parts: int) -> Tensor:
+        """Split (B, T, parts·dim) into (parts, B, H, T, D)."""
+        return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4)
+
+    def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
+        return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
+
+    def _at_once(self, q, k, v, state, front, extra, masks) -> Tensor:
+        """All new tokens against all that is kept, with one mask."""
+        if not (self.window or state.k.shape[2] or front or extra):  # the kernel skips what a causal mask hides
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        keys, values = self._in_line(k, v, state, front, extra)
+        sizes = q.shape[2], state.k.shape[2], keys.shape[2], extra.begun if extra else 0
+        if sizes not in masks:
+            masks[sizes] = self._mask(q, state, front, extra)
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=masks[sizes])
+
+    def _in_line(self, k, v, state, front, extra) -> tuple[Tensor, Tensor]:
+        """All keys and values in one line, [P ‖ h ‖ older ‖ new]."""
+        parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
+        keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
+        return keys, values
+
+    def _mask(self, q, state, front, extra) -> Tensor:
+        """Who sees whom in `_at_once`: (T, keys)."""
+        mask = window_mask(q.shape[2], state.k.shape[2], self.window, q.device)
+        mask = mask if extra is None else torch.cat([extra.visible(q.shape[2]), mask], 1)
+        for a, _ in front:
+            mask = F.pad(mask, (a.shape[2], 0), value=True)
+        return as_scores(mask, q.dtype)
+
+    def _by_rule(self, q, k, v, state, front, extra) -> Tensor:
+        """All new tokens against all that is kept, and a rule that says who sees whom."""
+        sizes = {"prefix": sum(a.shape[2] for a, _ in front), "old": state.k.shape[2], "window": self.window}
+        if extra:
+            sizes |= {"extra": extra.k.shape[2], "stride": extra.stride, "begun": extra.begun}
+        keys, values = self._in_line(k, v, state, front, extra)
+        return flex(q, keys, values, Layout(**sizes, all_extra=bool(extra and extra.everything)))
+
+    def _in_blocks(self, q, k, v, state, front) -> Tensor:
+        """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
+        B, T, w = len(q), q.shape[2], self.window
+        count, old = -(-T // w), state.k.shape[2]
+
+        def cut(z: Tensor, past: Tensor | None = None) -> Tensor:
+            """Cut (B, H, …, D) into blocks, filled up at both ends: (B, blocks, H, w, D)."""
+            z = F.pad(z, (0, 0, 0, count * w - T)) if count * w > T else z
+            z = z if past is None else torch.cat([F.pad(past.to(z), (0, 0, w - old, 0)), z], 2)
+            return z.unflatten(2, (-1, w)).transpose(1, 2)
+
+        keys, values = ([z[:, :-1], z[:, 1:]] for z in (cut(k, state.k), cut(v, state.v)))
+        mask = window_mask(w, w, w, q.device).repeat(count, 1, 1)  # (blocks, w, 2w)
+        mask[0, :, : w - old] = False  # nothing came before
+        for a, b in front:
+            a, b = (z.unsqueeze(1).expand(-1, count, -1, -1, -1) for z in (a, b))
+            keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[3], 0), value=True)
+        k, v = (torch.cat(z, 3).flatten(0, 1) for z in (keys, values))  # (B·blocks, H, …, D)
+        mask = as_scores(mask, q.dtype).repeat(B, 1, 1).unsqueeze(1)
+        y = F.scaled_dot_product_attention(cut(q).flatten(0, 1), k, v, attn_mask=mask)
+        return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
+
+    def _next(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
+        """Keep what a later token can see."""
+        new, position, keep = k.shape[2], state.position + k.shape[2], None
+        if self.window:
+            keep = self.window - 1
+        elif self.segment:
+            keep = position % self.segment
+        if keep is not None and keep <= new:  # all of it is new; a view would keep the rest alive
+            return AttentionState(*(z[:, :, new - keep :].clone() for z in (k, v)), position)
+        k, v = (torch.cat([old.to(z), z], 2) for old, z in ((state.k, k), (state.v, v)))
+        if keep is not None:
+            k, v = (z[:, :, max(0, z.shape[2] - keep) :] for z in (k, v))
+        return AttentionState(k, v, position)

@@ -1,0 +1,79 @@
+"""The delta rules, through the same memory operator: what Titans generalise, as fair baselines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from titans_mini.memory.layer import NeuralMemory
+
+
+class DeltaMemory(NeuralMemory):
+    """DeltaNet and Gated DeltaNet as settings of the exact online rule of a matrix memory.
+
+    DeltaNet, M_t = M_{t−1} − β kᵀ(k M_{t−1} − v), is the memory without momentum and forgetting, with β = 2θ.
+    Gated DeltaNet, M_t = α′ (M_{t−1} − β kᵀ k M_{t−1}) + β kᵀ v, decays before it corrects. With the same gates it is
+    *not* the memory with η = 0, as the paper says; with 1 − α = α′, 2θ = α′β and the value v/α′ it is, by algebra.
+
+    Args:
+        dim: size of inputs and outputs.
+        heads: H.
+        gated: whether it forgets.
+        chunk_size: C; the result does not depend on it.
+        conv_size: width of the causal convolution.
+        group_size: as in `NeuralMemory`.
+        half_life: where the forget gates of the heads start, in tokens.
+
+    Built in: notebooks/11 · Paper: eq. 34, appendix C
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 4,
+        *,
+        gated: bool = False,
+        chunk_size: int = 16,
+        conv_size: int = 4,
+        group_size: int | None = None,
+        half_life: tuple[float, float] = (32.0, 4096.0),
+    ) -> None:
+        """Build the layer; see the class for the arguments."""
+        super().__init__(
+            dim,
+            heads,
+            depth=1,
+            residual=False,
+            norm=False,
+            anchor="token",
+            chunk_size=chunk_size,
+            conv_size=conv_size,
+            group_size=group_size,
+            half_life=half_life,
+            max_theta=0.5,  # β up to 1: one write can replace what a unit key holds
+            theta=0.25,
+            momentum=False,
+            forgetting=gated,
+        )
+        self.gated = gated
+
+    def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute α, η = 0 and θ of every token, in the terms of `neural_memory`.
+
+        Args:
+            x: (B, T, dim).
+
+        Returns:
+            Three tensors (B, H, T, 1).
+
+        Built in: notebooks/11 · Paper: eq. 34
+        """
+        alpha, eta, half_beta = super().gates(x)
+        if not self.gated:
+            return alpha, eta, half_beta
+        alpha = torch.clamp(alpha, max=0.999)  # v/α′ must stay finite
+        return alpha, eta, (1 - alpha) * half_beta
+
+    def targets(self, v: Tensor, alpha: Tensor) -> Tensor:
+        """Undo the decay that the operator applies to the value's write as well."""
+        return v / (1 - alpha).to(v.dtype) if self.gated else v

@@ -1,0 +1,178 @@
+"""What a model is made of: one frozen dataclass, a comment per field, and presets from the paper's table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+VARIANTS = ("mac", "mag", "mal", "lmm", "transformer", "swa", "delta", "gated-delta")
+WITH_MEMORY = ("mac", "mag", "mal", "lmm", "delta", "gated-delta")
+GATES = ("sigmoid", "both", "literal", "add")
+# dim, layers, heads of the paper's table (NeurIPS, appendix E.1)
+SIZES = {"170m": (768, 12, 16), "340m": (1024, 24, 16), "760m": (1536, 24, 16), "1.3b": (2048, 18, 8)}
+# ⚠ where the paper leaves something open: the field, and why its default is what it is
+OPEN = {
+    "heads": "one number for attention and memory, as no other is given and equal widths need no projection between",
+    "tie_embeddings": "not stated; models and vocabularies as small as ours gain from one table instead of two",
+    "layer_gates": "the second version says that depth does not pay without, the first has one set for all layers",
+    "forget": "the first version has one α, the second one for each channel; one is cheaper and enough to learn from",
+    "read": "eq. 15 has no index; after its own write a token can answer itself, and recurrent networks read that way",
+    "gate": "a gate should choose among what attention says, and norms keep small branches from vanishing in a product",
+    "order": "the first version's figure and equation agree on it; only positions differ, the masks are causal in both",
+    "long_term": "one h for each token is what eq. 21 computes; the presets have half, as the second version does",
+    "literal": "the printed form leaks the future, and a language model must not",
+    "mal_residual": "the second version names Samba, which adds; to the letter nothing passes but through the memory",
+}
+
+
+class Choice(NamedTuple):
+    """What we chose where the paper leaves it open: the default as text, and a sentence that argues for it."""
+
+    default: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TitansConfig:
+    """The shape of a `TitansLM`. Where the paper leaves something open (⚠), `OPEN` argues for the default.
+
+    Raises:
+        ValueError: if the sizes or options do not fit together.
+
+    Built in: notebooks/10 · Paper: section 4, appendix E.1
+    """
+
+    variant: str = "mac"  # mac, mag, mal, lmm, or a baseline: transformer, swa, delta, gated-delta
+    vocab_size: int = 256  # bytes; the paper's models have 32,000 pieces of words
+    dim: int = 64  # width of the residual stream
+    layers: int = 2
+    heads: int = 2  # ⚠ of attention and of the memory alike
+    mlp_ratio: float = 8 / 3  # hidden width of the SwiGLU in units of dim: as many weights as an MLP of ratio 4
+    window: int = 64  # mag, mal, swa: tokens a query sees; the paper has 2,048
+    segment: int = 64  # mac: tokens attended to at once; the paper has 512
+    persistent: int = 4  # learned tokens that every query sees; the paper has 128
+    rope_base: float = 10_000.0
+    norm_eps: float = 1e-6
+    tie_embeddings: bool = True  # ⚠ one table for input and output
+
+    # the memory
+    chunk_size: int = 16  # C, as in the paper
+    memory_depth: int = 2  # L_M; 1 is a matrix
+    memory_expansion: float = 4
+    residual: bool = True  # M(x) = x + LN(…), the paper's second version
+    norm: bool = True
+    layer_gates: bool = True  # ⚠ one α, η, θ per layer of the memory
+    conv_size: int = 4
+    half_life: tuple[float, float] = (32.0, 4096.0)  # where the forget gates of the heads start, in tokens
+    max_theta: float | None = None  # cap of θ; default 1/C, see NeuralMemory
+    momentum: bool = True  # False: η = 0, for ablations
+    forgetting: bool = True  # False: α = 0
+    forget: str = "scalar"  # ⚠ or "channel": a rate for each channel, see `channelwise`; the delta rules have a number
+    group_size: int | None = None  # for training: chunks between kept states, 1 is fastest, see `neural_memory`
+    attention: str = "sdpa"  # or "flex": FlexAttention, the same result, for CUDA devices
+
+    # what the paper leaves open
+    read: str = "after"  # ⚠ "after" reads M_t, "before" M_{t−1}
+    gate: str = "sigmoid"  # ⚠ ⊗ of eq. 25, 28: norm(y) σ(norm(m)); "both" σ·σ, "literal" y·m, "add" norm(y) + norm(m)
+    order: str = "phs"  # ⚠ mac: positions of [P ‖ h ‖ S] (v1) or "psh" (second version); masks are causal in both
+    long_term: int | None = None  # ⚠ mac: tokens h per segment, evenly spaced; None is one per token
+    literal: bool = False  # ⚠ mac as printed: h and the final read see their whole segment. It leaks; for the lesson
+    mal_residual: bool = True  # ⚠ mal: x + M(x) before attention; False is eq. 30–31 to the letter
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be, the first thing found."""
+        for name, allowed in (
+            ("variant", VARIANTS),
+            ("gate", GATES),
+            ("read", ("after", "before")),
+            ("order", ("phs", "psh")),
+            ("forget", ("scalar", "channel")),
+            ("attention", ("sdpa", "flex")),
+        ):
+            if getattr(self, name) not in allowed:
+                got = getattr(self, name)
+                raise ValueError(f"{name}: got {got!r}, expected one of {list(allowed)}: a typing error?")
+        sizes = ("vocab_size", "dim", "layers", "heads", "window", "segment", "chunk_size", "memory_depth", "conv_size")
+        for name in (*sizes, *(() if self.group_size is None else ("group_size",))):
+            size = getattr(self, name)
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name}: got {size!r}, expected an integer ≥ 1")
+        if self.persistent < 0:
+            raise ValueError(f"persistent: got {self.persistent}, expected ≥ 0 tokens")
+        if self.dim % self.heads or self.dim // self.heads % 2:
+            raise ValueError(
+                f"heads: got {self.heads} for dim {self.dim}, expected dim = heads × an even head size: positions turn "
+                "pairs of components"
+            )
+        if self.forget == "channel" and self.memory_depth > 1 and self.memory_expansion % 1:
+            raise ValueError(
+                f"memory_expansion: got {self.memory_expansion} with forget='channel', expected a whole number: "
+                "neighbouring hidden channels share a rate"
+            )
+        if self.variant == "mac" and self.segment % self.chunk_size:
+            raise ValueError(
+                f"segment: got {self.segment}, expected a multiple of chunk_size {self.chunk_size}: the memory that a "
+                "segment reads is the one at the end of a chunk"
+            )
+        if self.long_term is not None and (self.long_term < 1 or self.segment % self.long_term):
+            raise ValueError(
+                f"long_term: got {self.long_term}, expected a divisor of segment {self.segment}, or None: one per token"
+            )
+        if self.literal and self.variant != "mac":
+            raise ValueError(f"literal: got True with variant {self.variant!r}, expected 'mac': the others do not leak")
+
+    @classmethod
+    def preset(cls, name: str, **changes: object) -> TitansConfig:
+        """Name a configuration: variant and size, such as "mac-340m" or "mag-tiny".
+
+        Args:
+            name: one of the variants, a hyphen, and tiny, 170m, 340m, 760m or 1.3b.
+            changes: fields that differ from the preset.
+
+        Returns:
+            tiny: two layers of 64, bytes; long chunks, because on a laptop their number is what costs. The others:
+            width, depth and heads of the paper's table, chunk 16, segment 512, window 2,048, 128 persistent tokens,
+            32,000 pieces. All have one long-term token for two of a segment, as the paper has 256 for 512.
+
+        Raises:
+            ValueError: if there is no such preset.
+
+        Built in: notebooks/10 · Paper: appendix E.1
+        """
+        variant, _, size = name.rpartition("-")
+        if variant not in VARIANTS or size not in ("tiny", *SIZES):
+            raise ValueError(
+                f"preset: got {name!r}, expected variant-size with a variant of {list(VARIANTS)} and a size of "
+                f"{['tiny', *SIZES]}, for example 'mac-340m'"
+            )
+        if size == "tiny":
+            tiny = cls(variant=variant, segment=256, chunk_size=64, memory_expansion=2)
+            return replace(tiny, **_half_a_segment(tiny, changes))
+        dim, layers, heads = SIZES[size]
+        paper = cls(
+            variant=variant,
+            vocab_size=32_000,
+            dim=dim,
+            layers=layers,
+            heads=heads,
+            window=2048,
+            segment=512,
+            persistent=128,
+        )
+        return replace(paper, **_half_a_segment(paper, changes))
+
+    @classmethod
+    def open_choices(cls) -> dict[str, Choice]:
+        """List the fields in which we had to choose (⚠): the ledger of notebook 16 shows them.
+
+        Returns:
+            Name → default and reason.
+        """
+        return {f.name: Choice(repr(f.default), OPEN[f.name]) for f in fields(cls) if f.name in OPEN}
+
+
+def _half_a_segment(c: TitansConfig, changes: dict[str, object]) -> dict[str, object]:
+    """Add the long-term tokens of a preset, half as many as a segment has."""
+    segment = changes.get("segment", c.segment)
+    half = segment // 2 if isinstance(segment, int) and segment > 1 and segment % 2 == 0 else None
+    return {"long_term": half} | changes

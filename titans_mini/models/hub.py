@@ -1,0 +1,62 @@
+"""Saving and loading by huggingface_hub's mixin: config.json and model.safetensors, nothing that can be executed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+try:
+    from huggingface_hub import PyTorchModelHubMixin
+except ImportError as error:
+    raise ImportError(
+        "save_pretrained and from_pretrained need huggingface_hub and safetensors: pip install 'titans-mini[train]'"
+    ) from error
+
+
+class Shelf(nn.Module, PyTorchModelHubMixin, library_name="titans_mini", license="mit"):
+    """A model and its configuration as the mixin wants them: one argument that JSON can hold.
+
+    Args:
+        config: the fields of a `TitansConfig`.
+        model: the model.
+    """
+
+    def __init__(self, config: dict[str, Any], model: nn.Module) -> None:
+        """Keep the model; the mixin keeps the configuration."""
+        super().__init__()
+        self.model = model
+
+
+def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str], **options: Any) -> None:
+    """Write a model.
+
+    Args:
+        model: the model.
+        config: the fields of its configuration.
+        folder: where to write.
+        options: of `PyTorchModelHubMixin.save_pretrained`.
+    """
+    Shelf(config, model).save_pretrained(folder, config={"config": config}, **options)
+
+
+def load(name: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module], **options: Any) -> nn.Module:
+    """Read a model.
+
+    Args:
+        name: a folder, or user/model of the Hugging Face Hub.
+        build: makes the model from the fields of its configuration.
+        options: of `PyTorchModelHubMixin.from_pretrained`.
+
+    Returns:
+        The model, in evaluation mode.
+    """
+
+    class Filled(Shelf):
+        def __init__(self, config: dict[str, Any]) -> None:
+            fields = {key: tuple(x) if isinstance(x, list) else x for key, x in config.items()}  # JSON has no tuples
+            super().__init__(config, build(fields))
+
+    return Filled.from_pretrained(os.fspath(name), **options).model.eval()

@@ -1,0 +1,120 @@
+"""Memory as context (MAC): segments that attend to what the memory recalls for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from titans_mini.models.attention import Recalled, segment_lengths, turn, turns
+from titans_mini.models.config import TitansConfig
+from titans_mini.models.mixers import BlockState, Gate, Mixer, build_attention, build_memory
+
+
+class MemoryAsContext(Mixer):
+    """MAC: each segment attends to the persistent tokens, to what the memory recalls for it, and to itself.
+
+    h is read from the memory as it stood at the end of the segment before; the attention's output is then written.
+    ⚠ The paper's text leaks the future twice. Here token i sees h_j for j ≤ i only, and the last read of a position
+    uses the memory of that position. `literal=True` keeps the printed form, for the lesson, and needs whole segments.
+
+    Built in: notebooks/10 · Paper: eq. 21–25
+    """
+
+    def __init__(self, c: TitansConfig) -> None:
+        """Build memory, attention within a segment, and the gate."""
+        super().__init__(c)
+        self.memory = build_memory(c)
+        self.count = c.long_term or c.segment  # tokens h of a segment
+        self.stride = c.segment // self.count
+        first = 1 + (self.count if c.order == "phs" else 0)
+        self.h_offset = 1 if c.order == "phs" else 1 + c.segment
+        self.attention = build_attention(c, segment=c.segment, offset=first)
+        self.gate = Gate(c.dim, c.gate, c.norm_eps)
+
+    def init_state(self, batch: int) -> BlockState:
+        """Start with the learned memory and no segment begun."""
+        memory, attention = self.memory.init_state(batch), self.attention.init_state(batch)
+        queries = memory.conv[:, : memory.conv.shape[1] // 3]
+        return BlockState(
+            memory, attention, None, memory.memory.weights, queries, attention.k[:, :, :0], attention.v[:, :, :0]
+        )
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
+        """Go through the segments one after the other: each needs the memory of the one before.
+
+        Only that is done in turn. What depends on x alone is made ready for all segments, what depends on y is ended
+        for all of them.
+        """
+        state = state or self.init_state(x.shape[0])
+        position, T = state.attention.position, x.shape[1]
+        lengths = segment_lengths(T, position, self.c.segment)
+        self._whole_segments(lengths, position)
+        fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
+        tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
+        asked, conv = self._questions(x, state.context_conv, lengths, position)
+        masks, by = {}, {}  # whole segments share theirs
+        ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
+        for qkv, (q, gate) in zip(tokens, asked, strict=True):
+            state = self._recall(q, gate, by, state)
+            y, m, state = self._segment(qkv, fixed, masks, state)
+            ys.append(y)
+            ms.append(m)
+        y, m = torch.cat(ys, 1), torch.cat(ms, 2)
+        return self.gate(y, self.memory.answer(m, self.memory.output_gate(y))), state
+
+    def _whole_segments(self, lengths: list[int], position: int) -> None:
+        """Refuse what the printed form cannot do."""
+        size = self.c.segment
+        if self.c.literal and (position % size or lengths[-1] != size):
+            raise ValueError(
+                f"literal=True: got {sum(lengths)} tokens after {position % size} of a segment, expected whole "
+                f"segments of {size}: as printed, every token sees its whole segment"
+            )
+
+    def _questions(
+        self, x: Tensor, conv: Tensor, lengths: list[int], position: int
+    ) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
+        """Prepare what each segment asks the memory, where an h is due: queries, and the gates of the answers."""
+        q, conv = self.memory.queries(x, conv)
+        ends = itertools.accumulate(lengths, initial=position)
+        due = [-(-b // self.stride) - -(-a // self.stride) for a, b in itertools.pairwise(ends)]
+        first = -position % self.stride
+        gate = self.memory.output_gate(x[:, first :: self.stride])
+        return zip(q[:, :, first :: self.stride].split(due, 2), gate.split(due, 1), strict=True), conv
+
+    def _recall(self, q: Tensor, gate: Tensor, by: dict, s: BlockState) -> BlockState:
+        """Ask the memory of the segment before, eq. 21, and turn the answers h into keys and values."""
+        if s.attention.position % self.c.segment == 0:
+            s = dataclasses.replace(
+                s, context=s.memory.memory.weights, h_keys=s.h_keys[:, :, :0], h_values=s.h_values[:, :, :0]
+            )
+        if not q.shape[2]:
+            return s
+        h = self.memory.answer(self.memory.ask(q, s.context), gate)
+        k, v = self.attention.keys_and_values(h)
+        numbers = s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2]
+        if numbers not in by:
+            places = torch.arange(*numbers, device=k.device)
+            places = places * self.stride + self.h_offset if self.c.order == "psh" else places + 1
+            by[numbers] = turns(k, places, self.c.rope_base)
+        k = turn(k, by[numbers])
+        keys, values = (torch.cat([old.to(new), new], 2) for old, new in ((s.h_keys, k), (s.h_values, v)))
+        return dataclasses.replace(s, h_keys=keys, h_values=values)
+
+    def _segment(
+        self, qkv: tuple[Tensor, ...], fixed: tuple[Tensor, ...] | None, masks: dict, s: BlockState
+    ) -> tuple[Tensor, Tensor, BlockState]:
+        """Attend and write, eq. 22–24: y, what the memory says to it, and the state."""
+        begun = s.attention.position % self.c.segment
+        extra = Recalled(s.h_keys, s.h_values, self.stride, begun, self.c.literal)
+        y, attention = self.attention.attend(*qkv, s.attention, fixed, extra, masks)
+        y = self.attention.to_output(y)
+        m, memory = self.memory.write(y, s.memory)
+        if self.c.literal:  # M*_t(y_t) of the segment's end, for every position
+            q, _ = self.memory.queries(y, s.memory.conv[:, : s.context_conv.shape[1]])
+            m = self.memory.ask(q, memory.memory.weights)
+        return y, m, dataclasses.replace(s, memory=memory, attention=attention)

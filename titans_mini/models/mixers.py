@@ -1,0 +1,276 @@
+"""What tokens tell each other: the memory alone, as a gate, as a layer; and attention alone, for comparison."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from titans_mini.memory.layer import NeuralMemory
+from titans_mini.memory.state import NeuralMemoryState, State
+from titans_mini.models.attention import Attention, AttentionState
+from titans_mini.models.baselines import DeltaMemory
+from titans_mini.models.config import TitansConfig
+
+
+@dataclass(frozen=True, eq=False)
+class BlockState(State):
+    """What a block carries from call to call; a part that its mixer lacks is None.
+
+    Attributes:
+        memory: of the neural memory.
+        attention: keys and values.
+        prefix: (B, P, dim), mal: what the memory answered to the persistent tokens.
+        context: mac: L tensors (B, H, in, out), the memory at the start of the segment, which h is read from.
+        context_conv: mac: (B, H·D, conv_size − 1), what the convolution of h's queries saw.
+        h_keys: mac: (B, H, E, D), keys of the h of this segment so far, rotated.
+        h_values: mac: (B, H, E, D).
+
+    Built in: notebooks/10 · Paper: section 4
+    """
+
+    memory: NeuralMemoryState | None = None
+    attention: AttentionState | None = None
+    prefix: Tensor | None = None
+    context: tuple[Tensor, ...] | None = None
+    context_conv: Tensor | None = None
+    h_keys: Tensor | None = None
+    h_values: Tensor | None = None
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Tensor]) -> BlockState:
+        """Rebuild a state from `to_dict`.
+
+        Args:
+            flat: names with dots.
+
+        Raises:
+            ValueError: if names are unknown.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, x in flat.items():
+            name, _, rest = key.partition(".")
+            parts.setdefault(name, {})[rest] = x
+        unknown = set(parts) - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"BlockState: got names {sorted(unknown)}, expected parts of a block's state")
+        built: dict[str, object] = {}
+        for name, x in parts.items():
+            if name == "memory":
+                built[name] = NeuralMemoryState.from_dict(x)
+            elif name == "attention":
+                built[name] = AttentionState.from_dict(x)
+            elif name == "context":
+                built[name] = tuple(x[str(i)] for i in range(len(x)))
+            else:
+                built[name] = x[""]
+        return cls(**built)
+
+
+class Gate(nn.Module):
+    """⊗ of eq. 25 and 28: the memory's answer decides what of the attention's passes.
+
+    Args:
+        dim: of both.
+        kind: "sigmoid" norm(y) σ(norm(m)), "both" σ(norm(y)) σ(norm(m)), "literal" y·m, "add" norm(y) + norm(m). ⚠ The
+            paper names learnable vectors and a nonlinearity, and no formula.
+
+    Built in: notebooks/11 · Paper: eq. 25, 28
+    """
+
+    def __init__(self, dim: int, kind: str = "sigmoid", eps: float = 1e-6) -> None:
+        """Build the two norms, where the kind has them."""
+        super().__init__()
+        self.kind = kind
+        if kind != "literal":
+            self.y_norm, self.m_norm = nn.RMSNorm(dim, eps), nn.RMSNorm(dim, eps)
+
+    def forward(self, y: Tensor, m: Tensor) -> Tensor:
+        """Combine (B, T, dim) and (B, T, dim)."""
+        if self.kind == "literal":
+            return y * m
+        y, m = self.y_norm(y), self.m_norm(m)
+        if self.kind == "add":
+            return y + m
+        return (torch.sigmoid(y) if self.kind == "both" else y) * torch.sigmoid(m)
+
+
+def build_memory(c: TitansConfig) -> NeuralMemory:
+    """Build the memory that a configuration asks for.
+
+    Args:
+        c: the configuration.
+
+    Returns:
+        A `NeuralMemory`, or a `DeltaMemory` for the delta rules.
+    """
+    if c.variant in ("delta", "gated-delta"):
+        sizes = {"chunk_size": c.chunk_size, "conv_size": c.conv_size, "group_size": c.group_size}
+        return DeltaMemory(c.dim, c.heads, gated=c.variant == "gated-delta", half_life=c.half_life, **sizes)
+    return NeuralMemory(
+        c.dim,
+        c.heads,
+        depth=c.memory_depth,
+        expansion=c.memory_expansion,
+        residual=c.residual,
+        norm=c.norm,
+        chunk_size=c.chunk_size,
+        group_size=c.group_size,
+        read=c.read,
+        conv_size=c.conv_size,
+        layer_gates=c.layer_gates,
+        half_life=c.half_life,
+        max_theta=c.max_theta,
+        momentum=c.momentum,
+        forgetting=c.forgetting,
+        forget=c.forget,
+    )
+
+
+def build_attention(c: TitansConfig, **shape: int | None) -> Attention:
+    """Build the attention that a configuration asks for.
+
+    Args:
+        c: the configuration.
+        shape: window, segment and offset of `Attention`.
+    """
+    return Attention(c.dim, c.heads, rope_base=c.rope_base, implementation=c.attention, **shape)
+
+
+class Mixer(nn.Module):
+    """Base of the mixers: what tokens of a sequence tell each other. (B, T, dim) → (B, T, dim), with a state."""
+
+    def __init__(self, c: TitansConfig) -> None:
+        """Learn the persistent tokens."""
+        super().__init__()
+        self.c = c
+        self.persistent = nn.Parameter(torch.randn(1, c.persistent, c.dim)) if c.persistent else None
+
+    def read_prefix(self, batch: int) -> tuple[NeuralMemoryState, Tensor | None]:
+        """Let a fresh memory read the persistent tokens, as in [p₁ … p_N ‖ x]: its state, and its answers to them.
+
+        Built in: notebooks/11 · Paper: eq. 28–30
+        """
+        if self.persistent is None:
+            return self.memory.init_state(batch), None
+        y, state = self.memory(self.persistent, self.memory.init_state(1))  # the same for every sequence
+        return state.map(lambda x: x.expand(batch, *x.shape[1:])), y.expand(batch, -1, -1)
+
+    def remember(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor | None, Tensor, NeuralMemoryState]:
+        """Let the memory read, at the start of a text [p₁ … p_N ‖ x] in one run: two would begin a chunk twice.
+
+        Args:
+            x: (B, T, dim).
+            state: where to go on from; default the start of a text.
+
+        Returns:
+            Its answers to the persistent tokens where it read them, (B, P, dim); those to x; and its state.
+
+        Built in: notebooks/11 · Paper: eq. 28–30
+        """
+        if state is not None or self.persistent is None:
+            return None, *self.memory(x, state)
+        front = self.persistent.expand(len(x), -1, -1)
+        y, state = self.memory(torch.cat([front, x], 1))
+        return *y.split((front.shape[1], x.shape[1]), 1), state
+
+
+class MemoryAlone(Mixer):
+    """LMM, and the delta rules: the memory and nothing else.
+
+    Built in: notebooks/11 · Paper: section 4.3
+    """
+
+    def __init__(self, c: TitansConfig) -> None:
+        """Build the memory."""
+        super().__init__(c if c.variant == "lmm" else dataclasses.replace(c, persistent=0))
+        self.memory = build_memory(c)
+
+    def init_state(self, batch: int) -> BlockState:
+        """Start with the persistent tokens read."""
+        return BlockState(memory=self.read_prefix(batch)[0])
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
+        """Read and write."""
+        _, y, memory = self.remember(x, state and state.memory)
+        return y, BlockState(memory=memory)
+
+
+class AttentionAlone(Mixer):
+    """The baselines: full causal attention, or a sliding window with persistent tokens.
+
+    Built in: notebooks/11 · Paper: eq. 1–2, 27
+    """
+
+    def __init__(self, c: TitansConfig) -> None:
+        """Build the attention."""
+        super().__init__(c if c.variant == "swa" else dataclasses.replace(c, persistent=0))
+        window = c.window if c.variant == "swa" else None
+        self.attention = build_attention(c, window=window)
+
+    def init_state(self, batch: int) -> BlockState:
+        """Start with nothing seen."""
+        return BlockState(attention=self.attention.init_state(batch))
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
+        """Attend."""
+        y, attention = self.attention(x, state and state.attention, self.persistent)
+        return y, BlockState(attention=attention)
+
+
+class MemoryAsGate(Mixer):
+    """MAG: attention over a window beside a memory of everything; the one gates the other.
+
+    Built in: notebooks/11 · Paper: eq. 26–28
+    """
+
+    def __init__(self, c: TitansConfig) -> None:
+        """Build both branches and the gate."""
+        super().__init__(c)
+        self.memory = build_memory(c)
+        self.attention = build_attention(c, window=c.window)
+        self.gate = Gate(c.dim, c.gate, c.norm_eps)
+
+    def init_state(self, batch: int) -> BlockState:
+        """Start with the persistent tokens read by the memory."""
+        return BlockState(memory=self.read_prefix(batch)[0], attention=self.attention.init_state(batch))
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
+        """Run both branches on the same input."""
+        y, attention = self.attention(x, state and state.attention, self.persistent)
+        _, m, memory = self.remember(x, state and state.memory)
+        return self.gate(y, m), BlockState(memory=memory, attention=attention)
+
+
+class MemoryAsLayer(Mixer):
+    """MAL: the memory first, then attention over what it answers.
+
+    Built in: notebooks/11 · Paper: eq. 29–31
+    """
+
+    def __init__(self, c: TitansConfig) -> None:
+        """Build the two layers."""
+        super().__init__(c)
+        self.memory = build_memory(c)
+        self.between = nn.RMSNorm(c.dim, c.norm_eps)
+        self.attention = build_attention(c, window=c.window)
+
+    def init_state(self, batch: int) -> BlockState:
+        """Start with the persistent tokens read; the memory's answers to them are the attention's prefix."""
+        memory, y = self.read_prefix(batch)
+        return BlockState(memory=memory, attention=self.attention.init_state(batch), prefix=self._front(y))
+
+    def _front(self, y: Tensor | None) -> Tensor | None:
+        """Turn the memory's answers to the persistent tokens into what attention sees of them."""
+        return None if y is None else self.between(self.persistent + y if self.c.mal_residual else y)
+
+    def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
+        """Remember, then attend."""
+        prefix, y, memory = self.remember(x, state and state.memory)
+        prefix = state.prefix if state else self._front(prefix)
+        y = x + y if self.c.mal_residual else y
+        o, attention = self.attention(self.between(y), state and state.attention, prefix)
+        state = BlockState(memory=memory, attention=attention, prefix=prefix)
+        return (y - x) + o if self.c.mal_residual else o, state

@@ -1,0 +1,137 @@
+"""Small trained models on the library's own shelf, and what they are surprised by: no network, no pickle.
+
+`assets/checkpoints/` holds their weights, and beside them how they were made: command, seed, data, curve.
+`python -m titans_mini.train.ship` puts a trained one there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_mini.memory.layer import NeuralMemory
+from titans_mini.models.config import TitansConfig
+from titans_mini.models.titans import TitansLM
+
+HERE = Path(__file__).parent.parent
+FOLDERS = (HERE / "assets" / "checkpoints", HERE.parent / "assets" / "checkpoints")  # installed; in a checkout
+START = 10  # a line begins: what the model has read before the first byte
+
+
+def folder_of(name: str) -> Path:
+    """Find a shipped model.
+
+    Args:
+        name: such as "lmm-bytes".
+
+    Raises:
+        FileNotFoundError: if there is none of that name; it lists those there are.
+    """
+    for folder in FOLDERS:
+        if (folder / name / "model.safetensors").is_file():
+            return folder / name
+    there = sorted({path.parent.name for folder in FOLDERS for path in folder.glob("*/model.safetensors")})
+    raise FileNotFoundError(f"pretrained: got {name!r}, expected one of {there}; looked in {[*map(str, FOLDERS)]}")
+
+
+def pretrained(name: str = "lmm-bytes") -> TitansLM:
+    """Load a shipped model.
+
+    Args:
+        name: "lmm-bytes": the memory alone, two layers, bytes of English.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if there is no such model.
+    """
+    from safetensors.torch import load_file  # an extra of the package: not loaded before it is needed
+
+    folder = folder_of(name)
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
+    model = TitansLM(TitansConfig(**{key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}))
+    weights = {key.removeprefix("model."): x for key, x in load_file(folder / "model.safetensors").items()}
+    if model.config.tie_embeddings:  # written once
+        table = weights.get("embedding.weight", weights.get("head.weight"))
+        weights |= {"embedding.weight": table, "head.weight": table}
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def training_of(name: str = "lmm-bytes") -> dict:
+    """Read how a shipped model was made: command, data, seed, date, commit, hardware, curve and scores."""
+    return json.loads((folder_of(name) / "training.json").read_text(encoding="utf-8"))
+
+
+@contextmanager
+def writing(model: nn.Module, factor: float) -> Iterator[None]:
+    """Multiply all step sizes θ of a model for a while; 0 forbids its memories to write.
+
+    Args:
+        model: with `NeuralMemory` layers in it.
+        factor: ≥ 0; what was trained is 1.
+    """
+    memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
+    before = [m.max_theta for m in memories]
+    try:
+        for m, cap in zip(memories, before, strict=True):
+            m.max_theta = min(1.0, cap * factor)
+        yield
+    finally:
+        for m, cap in zip(memories, before, strict=True):
+            m.max_theta = cap
+
+
+@torch.no_grad()
+def read_bytes(
+    model: TitansLM, ids: Tensor, factor: float = 1.0, frozen_from: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Let a language model of bytes read a text from a fresh state, and note what each byte costs it.
+
+    Args:
+        model: of bytes.
+        ids: (T,) bytes.
+        factor: of all step sizes, see `writing`.
+        frozen_from: the byte from which on nothing is written.
+
+    Returns:
+        Bits (T,): −log₂ of what it gave to the byte before it saw it, and its likeliest byte (T,).
+    """
+    line = torch.cat([ids.new_tensor([START]), ids[:-1]])[None]
+    cut = len(ids) if frozen_from is None else frozen_from
+    with writing(model, factor):
+        logits, state = model(line[:, :cut])
+    with writing(model, 0.0):
+        logits = torch.cat([logits, model(line[:, cut:], state)[0]], 1)[0]
+    bits = F.cross_entropy(logits.double(), ids, reduction="none") / torch.log(torch.tensor(2.0, dtype=torch.float64))
+    return bits, logits.argmax(-1)
+
+
+def read_text(model: TitansLM, text: str, factor: float = 1.0, frozen_from: int | None = None) -> tuple[Tensor, Tensor]:
+    """The same character by character: bytes of one character add up.
+
+    Args:
+        model: of bytes.
+        text: T characters, any Unicode.
+        factor: of all step sizes, see `writing`.
+        frozen_from: the character from which on nothing is written.
+
+    Returns:
+        Bits (T,), and whether the likeliest guess was right (T,).
+    """
+    pieces = [character.encode("utf-8", "surrogatepass") for character in text]
+    owner = torch.tensor([i for i, piece in enumerate(pieces) for _ in piece], dtype=torch.int64)
+    ids = torch.tensor(list(b"".join(pieces)), dtype=torch.int64)
+    if not text:
+        return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
+    cut = None if frozen_from is None else sum(map(len, pieces[:frozen_from]))
+    bits, guess = read_bytes(model, ids, factor, cut)
+    wrong = torch.zeros(len(text)).index_add_(0, owner, (guess != ids).float())
+    return torch.zeros(len(text)).index_add_(0, owner, bits.float()), wrong == 0
