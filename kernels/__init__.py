@@ -17,8 +17,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from titans_mini.memory.chunked import chunked
 from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.scan import chunked
 from titans_mini.memory.state import MemoryState
 
 _HALVES = {1: "matrix", 2: "mlp"}  # by the depth of the memory

@@ -14,7 +14,7 @@ from tests.kernels.helpers import kernels, loaded, needs_triton
 from titans_mini import neural_memory
 from titans_mini.kernels import versions
 from titans_mini.memory import backends
-from titans_mini.memory.chunked import chunked
+from titans_mini.memory.scan import chunked
 
 ROOT = backends.CHECKOUT.parent
 MATRIX = {"depth": 1, "residual": False, "norm": False}

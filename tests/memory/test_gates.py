@@ -7,11 +7,15 @@ import torch
 
 from tests.helpers import relative_rms
 from titans_mini.memory.gates import (
+    coefficient_table,
+    coefficient_table_backward,
     coefficients,
+    end_of,
     half_life_bias,
     half_life_to_alpha,
     log_spaced_half_lives,
     one_step_earlier,
+    rows_of,
 )
 
 
@@ -143,3 +147,60 @@ def test_a_half_life_that_cannot_be(half_life):
 def test_a_range_of_half_lives_that_cannot_be(arguments):
     with pytest.raises(ValueError, match="half-lives: got .*expected"):
         log_spaced_half_lives(*arguments)
+
+
+# -- the table of many chunks ---------------------------------------------------------------------------------------
+
+
+def many_chunks(c, dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    alpha, eta = torch.rand(2, 2, 3, 2, c, dtype=torch.float64, generator=g)
+    alpha[..., 0], eta[..., -1], alpha[0, 0, 0], eta[1, 0, 0] = 1, 0, 0, 1  # exact ends of the range too
+    alpha[1, 1] *= 1e-4
+    return alpha.to(dtype), eta.to(dtype)
+
+
+@pytest.mark.parametrize("c", [1, 2, 7, 16])
+def test_the_table_holds_the_coefficients(c):
+    alpha, eta = many_chunks(c)
+    (table, _), after = coefficient_table(alpha, eta), coefficients(alpha, eta)
+    for read, expected in (("after", after), ("before", one_step_earlier(after))):
+        rows = rows_of(table, read)
+        for found, exact in zip(rows, (expected.b[..., None], expected.f[..., None], expected.G), strict=True):
+            torch.testing.assert_close(found, exact, rtol=0, atol=1e-13)
+    last = [x[..., -1, None, None] for x in (after.b, after.f, after.m)]
+    last += [x[..., -1, :, None] for x in (after.G, after.n)]
+    for found, exact in zip(end_of(table), last, strict=True):
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-13)
+
+
+def test_the_table_backward():
+    alpha, eta = (x.requires_grad_() for x in many_chunks(6))
+    c = coefficients(alpha, eta)
+    g = torch.Generator().manual_seed(1)
+    end = c._replace(m=c.m[..., -1], n=c.n[..., -1, :])  # S is asked for at the end of a chunk only
+    wanted = [torch.randn(x.shape, dtype=x.dtype, generator=g) for x in end]
+    expected = torch.autograd.grad(tuple(end), (alpha, eta), wanted)
+    with torch.no_grad():
+        table, n = coefficient_table(alpha, eta, keep_n=True)
+        d = torch.zeros_like(table)
+        d[..., 1:-1, 0], d[..., -1, 1], d[..., 1:-1, 1], d[..., 1:-1, 2:], d[..., -1, 2:] = wanted
+        found = coefficient_table_backward(alpha, eta, table, n, d)
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("c", [64, 1024])
+def test_the_table_in_float32(c):
+    for seed in range(2):
+        alpha, eta = many_chunks(c, torch.float32, seed)
+        slow = torch.full_like(alpha, 1.7e-4)  # a half-life of 4,096 tokens, the same for every token
+        slower = slow / 256, 1 - 6e-8 * eta  # 1 − α has an error of 1 % in float32
+        for a, e in ((alpha, eta), (slow, eta), (slow, 0 * eta + 0.999), slower, (0 * slow, 0 * eta + 1)):
+            table, _ = coefficient_table(a, e)
+            exact, _ = coefficient_table(a.double(), e.double())
+            assert table.isfinite().all()
+            for x, y in zip(
+                (*rows_of(table, "after"), *end_of(table)), (*rows_of(exact, "after"), *end_of(exact)), strict=True
+            ):
+                assert ((x.double() - y).norm() / y.norm().clamp(min=1e-30)).item() <= 2e-6

@@ -18,7 +18,7 @@ from tests.helpers import (
     tensors,
 )
 from titans_mini import MemoryState, NeuralMemory, neural_memory
-from titans_mini.memory import deep, linear
+from titans_mini.memory import scan
 
 BACKENDS = ["recurrence", "chunked"]
 
@@ -283,37 +283,28 @@ def test_grad_mode_changes_no_number():
     assert results_difference(with_graph, without) == 0
 
 
-@pytest.mark.parametrize("read", ["after", "before"])
-@pytest.mark.parametrize(("residual", "chunk_size", "group_size"), [(False, 3, 1), (True, 3, 2), (False, 2, 3)])
-def test_a_matrix_one_chunk_at_a_time_or_in_batches(residual, chunk_size, group_size, read, monkeypatch):
-    run, leaves = problem(1, residual, norm=False, T=29, B=2, H=2, D=3, position=1)
-    options = {"backend": "chunked", "chunk_size": chunk_size, "group_size": group_size, "read": read}
-    monkeypatch.setattr(linear, "MOST", 4)  # several batches, the last one smaller
-    found = []
-    for short in (0, 64):  # all chunks count as long, all as short
-        monkeypatch.setattr(linear, "SHORT", short)
-        found.append((run(*leaves, **options), gradients(lambda: run(*leaves, **options), leaves)))
-    for one, other in zip(*found, strict=True):
-        for a, b in zip(one, other, strict=True):
-            assert difference(a, b) <= 1e-12
-
-
-@pytest.mark.parametrize("group_size", [1, 2, 3, 6])
-@pytest.mark.parametrize(("depth", "norm", "position"), [(2, True, 0), (2, False, 1), (3, True, 1), (1, True, 0)])
-def test_a_deep_memory_one_chunk_at_a_time_or_in_batches(depth, norm, position, group_size, monkeypatch):
-    """Batches of whole groups, of parts of one, and of a number that fits neither; the last one is smaller."""
+@pytest.mark.parametrize(
+    ("depth", "norm", "position", "anchor", "read"),
+    [
+        (2, True, 0, "chunk", "after"),
+        (2, False, 1, "chunk", "before"),
+        (3, True, 1, "chunk", "after"),
+        (1, True, 0, "chunk", "before"),
+        (1, False, 0, "chunk", "after"),
+        (1, False, 0, "token", "before"),
+    ],
+)
+def test_groups_and_spans_change_nothing(depth, norm, position, anchor, read, monkeypatch):
+    """Groups that fit and that do not, the last one smaller; spans of a group, of several, and of the whole run."""
     layers = depth if norm and position else None  # gates of their own, or one set for all
     run, leaves = problem(depth, norm, norm, layers, T=29, B=2, H=2, D=3, position=position)
-    options = {"backend": "chunked", "chunk_size": 2, "group_size": group_size}
-    found, sizes, right = [], [], deep.batch_size
-    monkeypatch.setattr(deep, "batch_size", lambda *x: sizes.append(right(*x)) or sizes[-1])
-    monkeypatch.setattr(deep, "LEAST", 1)
-    for most in (1, 3, 4, 8):
-        monkeypatch.setattr(deep, "MOST", most)
-        found.append((run(*leaves, **options), gradients(lambda: run(*leaves, **options), leaves)))
-    assert len(set(sizes)) >= 3 and 1 in sizes
+    found = []
+    for group_size, span in ((1, 4096), (1, 2), (2, 4096), (3, 12), (5, 4096), (100, 4)):
+        monkeypatch.setattr(scan, "SPAN", span)
+        options = {"backend": "chunked", "chunk_size": 2, "group_size": group_size, "anchor": anchor, "read": read}
+        found.append((*run(*leaves, **options), *gradients(lambda o=options: run(*leaves, **o), leaves)))
     for other in found[1:]:
-        for a, b in zip((*found[0][0], *found[0][1]), (*other[0], *other[1]), strict=True):
+        for a, b in zip(found[0], other, strict=True):
             assert difference(a, b) <= 1e-12
 
 

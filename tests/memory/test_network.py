@@ -10,29 +10,26 @@ import torch.nn.functional as F
 
 from tests.helpers import difference, matrix, network, start
 from titans_mini import MemoryNet
-from titans_mini.memory.chunk import Chunk, anchored_steps
-from titans_mini.memory.decay import Gates
-from titans_mini.memory.derivatives import ACTIVATIONS, Normed, norm_pull, norm_pull_backward
-from titans_mini.memory.stack import Twice
+from titans_mini.memory.derivatives import ACTIVATIONS, layer_norm_vjp, layer_norm_vjp_backward
 
 SIGMA = {"gelu": F.gelu, "silu": F.silu, "relu": torch.relu, "tanh": torch.tanh}
 
 
-def test_activations_and_their_slopes():
+def test_activations_and_their_derivatives():
     x = torch.linspace(-6, 6, 401, dtype=torch.float64).requires_grad_()  # 0 is not among them for relu's sake
     x = (x + 1e-3).detach().requires_grad_()
     assert ACTIVATIONS.keys() == SIGMA.keys()
     t = torch.linspace(1, 2, 401, dtype=torch.float64)
-    for name, (sigma, pull, bend) in ACTIVATIONS.items():
+    for name, (sigma, vjp, second_derivative) in ACTIVATIONS.items():
         y = SIGMA[name](x)
         torch.testing.assert_close(sigma(x), y)
         (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-        torch.testing.assert_close(pull(t, x), t * slope, rtol=0, atol=1e-14)
+        torch.testing.assert_close(vjp(t, x), t * slope, rtol=0, atol=1e-14)
         (curve,) = torch.autograd.grad(slope.sum() + 0 * x.sum(), x)
-        torch.testing.assert_close(bend(x.detach()), curve, rtol=0, atol=1e-13)
+        torch.testing.assert_close(second_derivative(x.detach()), curve, rtol=0, atol=1e-13)
 
 
-def test_the_norm_pulled_back_twice():
+def test_the_layer_norm_backward_twice():
     g = torch.Generator().manual_seed(0)
     v, z, u = torch.randn(3, 2, 4, 5, dtype=torch.float64, generator=g)
     gain, bias = (x.requires_grad_() for x in torch.randn(2, 5, dtype=torch.float64, generator=g).unbind(0))
@@ -40,14 +37,12 @@ def test_the_norm_pulled_back_twice():
     y = F.layer_norm(z, (5,), gain, bias, 1e-2)
     dy = v - y  # what the loss sends back depends on all of them
     delta, d_gain = torch.autograd.grad(y, (z, gain), dy, create_graph=True)
-    found = norm_pull(dy, z, gain, 1e-2, slow=True)
+    found = layer_norm_vjp(dy, z, gain, 1e-2, affine=True)
     for got, expected in zip(found, (delta, d_gain, dy.sum((0, 1))), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
-    _, *known = torch.native_layer_norm(z, (5,), None, None, 1e-2)
-    assert torch.equal(norm_pull(dy, z, gain, 1e-2, found=known)[0], found[0])
     expected = torch.autograd.grad(delta, (v, z, gain, bias), u)
     with torch.no_grad():
-        found = norm_pull_backward(u, delta, dy, Normed.of(z, known, dy, gain), gain)
+        found = layer_norm_vjp_backward(u, delta, dy, z, gain, 1e-2)
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
 
@@ -66,15 +61,6 @@ def test_it_computes_what_it_says(activation, residual, norm):
     assert difference(net(W, x), x + y if residual else y) < 1e-13
 
 
-def _outputs(net, W, k):
-    """Each layer's output at the keys."""
-    z, h = [], k
-    for w in W:
-        z.append(h @ w)
-        h = SIGMA[net.activation](z[-1])
-    return (z,)
-
-
 @pytest.mark.parametrize("activation", SIGMA)
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize(("residual", "norm"), [(False, False), (True, False), (False, True), (True, True)])
@@ -82,14 +68,12 @@ def test_gradients_by_hand_equal_autograd(activation, depth, residual, norm):
     net = network(D=3, depth=depth, residual=residual, norm=norm, activation=activation)
     W = [w.requires_grad_() for w in start(net, B=1, H=2).weights]
     k, v = torch.randn(2, 1, 2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    two = Gates(*[torch.full((2, 4, 1), 2.0, dtype=torch.float64)] * 7)  # 2θ with θ = 1
-    flat = [x.flatten(0, 1) for x in (k, v)]
-    steps = anchored_steps(net, Chunk(flat[0], *flat, [two], Twice()), [w.flatten(0, 1) for w in W])
-    a, minus_delta = ([x.unflatten(0, (1, 2)) for x in xs] for xs in (steps.a, steps.w))
-    delta = [-x for x in minus_delta]
-    by_network, _ = net.deltas(*_outputs(net, W, k), k, v, W)
-    for x, y in zip(delta, by_network, strict=True):
-        assert difference(x, y) < 1e-12
+    a, z = [k], []
+    for w in W:
+        z.append(a[-1] @ w)
+        a.append(SIGMA[activation](z[-1]))
+    delta, _ = net.deltas(2 * (net.finish(z[-1], k) - v), z, W)
+    a = a[:-1]
     assert [x.shape[-1] for x in a] == [i for i, _ in net.shapes]
     assert [x.shape[-1] for x in delta] == [o for _, o in net.shapes]
     for t in range(4):

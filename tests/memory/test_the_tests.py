@@ -3,30 +3,15 @@
 import pytest
 import torch
 
-import titans_mini.memory.checks
-import titans_mini.memory.chunk
-import titans_mini.memory.chunk_backward
-import titans_mini.memory.chunked
-import titans_mini.memory.deep
-import titans_mini.memory.functional
-import titans_mini.memory.linear
-import titans_mini.memory.linear_backward
-import titans_mini.memory.network
-import titans_mini.memory.recurrence
-import titans_mini.memory.spans
 from tests.memory import test_errors, test_gradients, test_parity, test_recurrence
-
-chunk, chunk_backward, chunked = titans_mini.memory.chunk, titans_mini.memory.chunk_backward, titans_mini.memory.chunked
-recurrence, functional = titans_mini.memory.recurrence, titans_mini.memory.functional
-spans, deep = titans_mini.memory.spans, titans_mini.memory.deep
-linear, linear_backward = titans_mini.memory.linear, titans_mini.memory.linear_backward
+from titans_mini.memory import backends, checks, chunk, network, online, recurrence, scan
 
 
 def parity(depth=2, residual=True, norm=True, layers=None, read="after"):
     return lambda: test_parity.sweep(depth, residual, norm, layers, read)
 
 
-def online(read="after"):
+def exact(read="after"):
     check = test_parity.test_anchor_token_is_chunk_size_1_whatever_the_chunk_size
     return lambda: check(False, read, "chunked")
 
@@ -39,101 +24,117 @@ def oracle(backend="recurrence"):
 # -- mistakes in the chunked form -------------------------------------------------------------------------------------
 
 
-def gates_where(patch, change):
-    """Change what the gates of a run of chunks multiply up to."""
-    right = spans.multiply_gates
-    patch.setattr(spans, "multiply_gates", lambda *z, **o: (change(lambda *y: right(*y)[0], *z), *right(*z, **o)[1:]))
+def rows_where(patch, change):
+    """Change the coefficients that reads use."""
+    patch.setattr(scan, "rows_of", lambda table, read, right=scan.rows_of: change(right, table, read))
+
+
+def table_where(patch, change):
+    """Change the table of coefficients."""
+
+    def wrong(alpha, eta, keep_n=False, right=scan.coefficient_table):
+        return change(lambda a, e: right(a, e, keep_n), alpha, eta)
+
+    patch.setattr(scan, "coefficient_table", wrong)
+
+
+def writes_where(patch, change):
+    """Change what `chunk.write` is given."""
+
+    def wrong(net, k, v, step, anchor, z, right=chunk.write):
+        return right(net, *change(net, k, v, step, anchor, z))
+
+    patch.setattr(chunk, "write", wrong)
 
 
 def no_shift(patch):
-    """read="before" reads after the write."""
-    gates_where(patch, lambda right, a, e, th, read, online: right(a, e, th, "after", online))
+    """Rows of the token before are those of the token itself."""
+    rows_where(patch, lambda right, table, read: right(table, "after"))
 
 
 def no_start_momentum(patch):
     """The term f_t S₀ is dropped."""
-    only_b = torch.tensor([[1.0], [0.0]], dtype=torch.float64)
-    gates_where(patch, lambda right, *z: (g := right(*z))._replace(reads=g.reads * only_b, f_end=0 * g.f_end))
+    rows_where(patch, lambda right, *z: (r := right(*z))._replace(f=0 * r.f))
 
 
 def momentum_is_forgotten_too(patch):
     """S decays by 1 − α as well: S_t = (1−α_t) η_t S_{t−1} − …"""
-    gates_where(patch, lambda right, a, e, *z: right(a, e * (1 - a), *z))
+    table_where(patch, lambda right, a, e: right(a, e * (1 - a)))
 
 
 def no_momentum_between_tokens(patch):
     """G without n: each gradient enters M once."""
-    gates_where(patch, lambda right, a, e, *z: right(a, e, *z)._replace(G=right(a, 0 * e, *z).G))
+
+    def change(right, a, e):
+        table, n = right(a, e)
+        table[..., :-1, 2:] = right(a, 0 * e)[0][..., :-1, 2:]
+        return table, n
+
+    table_where(patch, change)
 
 
 def decay_before_the_write_of_the_same_token(patch):
     """M_t = (1−α_t)(M_{t−1} + S_t): the reads see their own write decayed."""
-    gates_where(patch, lambda right, a, *z: (g := right(a, *z))._replace(G=(1 - a).unsqueeze(-1) * g.G))
+
+    def change(right, a, e):
+        table, n = right(a, e)
+        table[..., 1:-1, 2:] *= (1 - a).unsqueeze(-1)
+        return table, n
+
+    table_where(patch, change)
 
 
 def the_tokens_own_write_is_not_read(patch):
     """The mask is strictly causal."""
-    gates_where(patch, lambda right, *z: (g := right(*z))._replace(G=g.G.tril(-1)))
+    rows_where(patch, lambda right, *z: (r := right(*z))._replace(G=r.G.tril(-1)))
 
 
 def one_layers_gates_for_all(patch):
     """Gates per layer are ignored but the first."""
-    patch.setattr(chunk.Chunk, "of_layer", lambda self, layer: self.gates[0])
+    patch.setattr(scan, "per_layer", lambda x, depth: [x[0]] * depth)
 
 
 def anchor_refreshed_late(patch):
     """Every chunk of a call keeps the first one's anchor."""
     first = []
 
-    def wrong(net, c, at, *z, right=deep.anchored_steps, **options):
-        first.append([w.clone() for w in at])  # stacks are written over
-        return right(net, c, first[0], *z, **options)
+    def change(net, k, v, step, anchor, z):
+        first.append(anchor)
+        return k, v, step, first[0], chunk.outputs_at_keys(net, k, first[0])
 
-    patch.setattr(deep, "anchored_steps", wrong)
+    writes_where(patch, change)
 
 
 def position_forgotten(patch):
     """A call begins a chunk of its own wherever the call before ended."""
 
-    def wrong(*arguments, right=chunked.chunked):
+    def wrong(*arguments, right=scan.chunked):
         y, state = right(*arguments)
         return y, type(state)(state.weights, state.momentum, state.weights, 0)
 
-    patch.setitem(functional.BACKENDS, "chunked", wrong)
+    patch.setitem(backends.BACKENDS, "chunked", wrong)
 
 
 def layer_norm_without_its_mean(patch):
     """The derivative of the norm forgets that the mean moves."""
 
-    def wrong(dy, z, gain, eps, slow=False, found=None):
+    def wrong(dy, z, gain, eps, affine=False):
         centred = z - z.mean(-1, keepdim=True)
         rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
         d, z_hat = dy * gain, centred * rstd
         return rstd * (d - z_hat * (d * z_hat).mean(-1, keepdim=True)), None, None
 
-    patch.setattr(titans_mini.memory.network, "norm_pull", wrong)
+    patch.setattr(network, "layer_norm_vjp", wrong)
 
 
 def residual_not_in_the_gradient(patch):
     """δ is taken for M(k) without its residual."""
-
-    def wrong(net, c, *z, right=deep.anchored_steps):
-        return right(net, c._replace(v=c.v + c.k), *z)
-
-    patch.setattr(deep, "anchored_steps", wrong)
+    writes_where(patch, lambda net, k, v, *z: (k, v + k, *z))
 
 
 def a_half_in_the_loss(patch):
     """½‖M(k) − v‖²: the gradient without its 2."""
-    gates_where(patch, lambda right, *z: (g := right(*z))._replace(step=g.step / 2))
-
-
-def online_with_G_of_the_same_row(patch):
-    """The system of the online rule uses row t of G, b, f instead of row t − 1."""
-    gates_where(
-        patch,
-        lambda right, *z: (g := right(*z))._replace(before=g.reads, G_before=g.G),
-    )
+    writes_where(patch, lambda net, k, v, step, *z: (k, v, [s / 2 for s in step], *z))
 
 
 def online_errors_that_ignore_each_other(patch):
@@ -142,7 +143,7 @@ def online_errors_that_ignore_each_other(patch):
     def wrong(k, step, G_before):
         return torch.eye(k.shape[-2], dtype=k.dtype).expand(*k.shape[:-1], k.shape[-2])
 
-    patch.setattr(linear, "online_inverse", wrong)
+    patch.setattr(online, "inverse_systems", wrong)
 
 
 CHUNKED = [
@@ -159,9 +160,9 @@ CHUNKED = [
     (residual_not_in_the_gradient, parity(norm=False)),
     (a_half_in_the_loss, parity()),
     (a_half_in_the_loss, parity(depth=1, residual=False, norm=False)),
-    (online_with_G_of_the_same_row, online()),
-    (online_errors_that_ignore_each_other, online()),
-    (no_shift, online("before")),
+    (no_shift, exact()),
+    (online_errors_that_ignore_each_other, exact()),
+    (no_shift, exact("before")),
 ]
 
 
@@ -226,80 +227,67 @@ def test_the_oracle_notices(mistake, monkeypatch):
 # -- mistakes in the backward pass, in what is refused, and in a mask that lets the future in -------------------------
 
 
-def without(patch, place, part):
-    """Leave one part of the backward pass out: what it adds in place is lost."""
-    right = getattr(chunk_backward, place)
-
-    def wrong(*arguments):
-        out = arguments[-1]
-        before = [x.clone() for x in part(out)]
-        result = right(*arguments)
-        for x, old in zip(part(out), before, strict=True):
-            x.copy_(old)
-        return result
-
-    patch.setattr(chunk_backward, place, wrong)
-
-
 def no_gradient_through_the_anchor(patch):
-    without(patch, "_steps", lambda out: [z.W for z in out.Z])
+    def wrong(net, step, anchor, x, da, dw, d_step, d_anchor, d_norm, right=chunk.write_backward):
+        return right(net, step, anchor, x, da, dw, d_step, [z.clone() for z in d_anchor], d_norm)
+
+    patch.setattr(chunk, "write_backward", wrong)
+
+
+def no_gradient_from_reads_to(patch, part):
+    def wrong(*arguments, right=chunk.read_backward):
+        dq, grads = right(*arguments)
+        return dq, grads._replace(**{part: [0 * x for x in getattr(grads, part)]})
+
+    patch.setattr(chunk, "read_backward", wrong)
 
 
 def no_gradient_from_reads_to_the_momentum(patch):
-    def wrong(*arguments, right=chunk_backward._start):
-        dh = right(*arguments)
-        *_, Z, dZ = arguments
-        chunk_backward.Stack(dZ, Z.upright).P.zero_()
-        return dh
+    no_gradient_from_reads_to(patch, "S")
 
-    patch.setattr(chunk_backward, "_start", wrong)
+
+def no_gradient_from_reads_to_the_memory(patch):
+    no_gradient_from_reads_to(patch, "M")
 
 
 def no_second_derivative_of_the_activation(patch):
     gelu = chunk.ACTIVATIONS["gelu"]
-    patch.setitem(chunk.ACTIVATIONS, "gelu", gelu._replace(bend=torch.zeros_like))
+    patch.setitem(chunk.ACTIVATIONS, "gelu", gelu._replace(second_derivative=torch.zeros_like))
 
 
-def norm_pulled_back_once_only(patch):
-    def wrong(u, *z, right=chunk_backward.norm_pull_backward):
-        dv, dz, *slow = right(u, *z)
-        return dv, 0 * dz, *slow
+def layer_norm_differentiated_once_only(patch):
+    def wrong(u, *z, right=chunk.layer_norm_vjp_backward):
+        dv, dz, *affine = right(u, *z)
+        return dv, 0 * dz, *affine
 
-    patch.setattr(chunk_backward, "norm_pull_backward", wrong)
+    patch.setattr(chunk, "layer_norm_vjp_backward", wrong)
 
 
 def no_gradient_through_the_products_of_eta(patch):
-    def wrong(*z, right=spans.fill_table_backward):
+    def wrong(*z, right=scan.coefficient_table_backward):
         d_alpha, d_eta = right(*z)
         return d_alpha, 0 * d_eta
 
-    patch.setattr(spans, "fill_table_backward", wrong)
-
-
-def no_gradient_from_reads_to_the_states_of_a_matrix(patch):
-    def wrong(run, b, r, dw, from_reads, *z, right=linear_backward._states_backward):
-        return right(run, b, r, dw, 0 * from_reads, *z)
-
-    patch.setattr(linear_backward, "_states_backward", wrong)
+    patch.setattr(scan, "coefficient_table_backward", wrong)
 
 
 def no_gradient_through_the_triangular_system(patch):
-    def wrong(*x, right=linear_backward._system_backward):
-        return 0 * right(*x)
+    def wrong(x, *z, right=online.write_backward):
+        return right(x._replace(w=[0 * x.w[0]]), *z)
 
-    patch.setattr(linear_backward, "_system_backward", wrong)
+    patch.setattr(online, "write_backward", wrong)
 
 
 BACKWARD = [
     no_gradient_through_the_anchor,
     no_gradient_from_reads_to_the_momentum,
     no_second_derivative_of_the_activation,
-    norm_pulled_back_once_only,
+    layer_norm_differentiated_once_only,
     no_gradient_through_the_products_of_eta,
 ]
 
 
-OF_A_MATRIX = [no_gradient_from_reads_to_the_states_of_a_matrix, no_gradient_through_the_triangular_system]
+OF_A_MATRIX = [no_gradient_from_reads_to_the_memory, no_gradient_through_the_triangular_system]
 
 
 @pytest.mark.parametrize("mistake", OF_A_MATRIX)
@@ -327,7 +315,7 @@ def test_causality_notices_a_mask_that_lets_the_future_in(monkeypatch):
         test_recurrence.test_the_future_changes_nothing_before_it("chunked", "before")
 
     check()
-    gates_where(monkeypatch, lambda right, *z: (g := right(*z))._replace(G=g.G + 1e-9))
+    rows_where(monkeypatch, lambda right, *z: (r := right(*z))._replace(G=r.G + 1e-9))
     with pytest.raises(AssertionError):
         check()
 
@@ -335,6 +323,6 @@ def test_causality_notices_a_mask_that_lets_the_future_in(monkeypatch):
 def test_errors_notice_a_check_that_is_gone(monkeypatch):
     (case,) = [c[1:] for c in test_errors.CASES if c[0] == "NaN in alpha"]
     test_errors.test_one_clear_error_and_an_unchanged_state(*case)
-    monkeypatch.setattr(titans_mini.memory.checks, "check_ranges", lambda *_: None)
+    monkeypatch.setattr(checks, "check_ranges", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_errors.test_one_clear_error_and_an_unchanged_state(*case)

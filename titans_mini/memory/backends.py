@@ -13,9 +13,9 @@ from types import ModuleType
 
 from torch import Tensor
 
-from titans_mini.memory.chunked import chunked
 from titans_mini.memory.network import MemoryNet
 from titans_mini.memory.recurrence import recurrence
+from titans_mini.memory.scan import chunked
 
 BACKENDS = {"recurrence": recurrence, "chunked": chunked, "triton": None}  # the kernels are loaded when they are wanted
 CHECKOUT = Path(__file__).parent.parent.parent / "kernels"

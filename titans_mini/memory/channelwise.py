@@ -20,7 +20,6 @@ from torch.utils.checkpoint import checkpoint
 from titans_mini.memory.derivatives import ACTIVATIONS
 from titans_mini.memory.gates import coefficients, one_step_earlier
 from titans_mini.memory.network import MemoryNet
-from titans_mini.memory.stack import Matrices
 from titans_mini.memory.state import MemoryState
 
 
@@ -85,8 +84,8 @@ def _sizes(T: int, C: int, position: int) -> list[int]:
 
 
 def _kept_small(
-    net: MemoryNet, read: str, part: tuple[Tensor, ...], M: Matrices, S: Matrices, at: Matrices
-) -> tuple[Tensor, Matrices, Matrices]:
+    net: MemoryNet, read: str, part: tuple[Tensor, ...], M: list[Tensor], S: list[Tensor], at: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run a chunk; where gradients are wanted, keep its inputs only and compute it again in the backward pass."""
     L, same = net.depth, at is M
 
@@ -104,8 +103,8 @@ def _kept_small(
 
 
 def channel_chunk(
-    net: MemoryNet, read: str, part: tuple[Tensor, ...], M: Matrices, S: Matrices, at: Matrices
-) -> tuple[Tensor, Matrices, Matrices]:
+    net: MemoryNet, read: str, part: tuple[Tensor, ...], M: list[Tensor], S: list[Tensor], at: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """One chunk: the writes of all tokens at the anchor, the answers layer by layer, and the chunk's end.
 
     Args:
@@ -126,7 +125,8 @@ def channel_chunk(
     for layer, W in enumerate(at):
         z.append(a[layer] @ W)
         a.append(sigma(z[layer]))
-    deltas, _ = net.deltas(z, k, v, at, [_slope(net.activation, x) for x in z[:-1]])
+    error = 2 * (net.finish(z[-1], k) - v)
+    deltas, _ = net.deltas(error, z, at, [_slope(net.activation, x) for x in z[:-1]])
     h, M_next, S_next = q, [], []
     for layer, (W, P) in enumerate(zip(M, S, strict=True)):
         s = theta[..., layer, None] * deltas[layer]  # (N, c, out)
@@ -145,7 +145,7 @@ def _slope(activation: str, z: Tensor) -> Tensor:
     if activation == "silu":
         x = torch.sigmoid(z)
         return x * (1 + z * (1 - x))
-    return ACTIVATIONS[activation].slope(z)
+    return ACTIVATIONS[activation].derivative(z)
 
 
 def _wide(x: Tensor, outputs: int) -> Tensor:

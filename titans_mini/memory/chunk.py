@@ -1,12 +1,16 @@
-"""One chunk as matrix products: what each token writes, what each query reads, where the memory ends.
+"""One chunk as matrix products, and the backward pass of each by hand.
 
-Heads and batch are one axis N here: every product is a `bmm`, small enough to stay in the processor's cache.
-A chunk has three parts, and `chunk_backward` holds the derivative of each:
-  steps   the writes of all tokens as rank-one factors: token j writes a_jᵀ w_j, with w = −θδ
-  read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j, layer by layer
-  end     W = b_C W₀ + f_C P₀ + aᵀ(G_C ∘ w),  P = m_C P₀ + aᵀ(n_C ∘ w)
-The weights W and the momentum P of a layer are one `Stack`. The next chunk waits for steps and end, and for no read:
-where chunks are small, `deep` joins several along N, chunk before head, and reads them at once.
+Inside a chunk every gradient is taken at one anchor, so all of them are known before the first token is written. The
+gradient of a layer is rank one per token: what token j writes into it is a_jᵀ w_j, with a_j the layer's input at the
+anchor and w_j = −θ_j δ_j. A chunk is then three formulas, layer by layer, with P the layer's momentum and the
+coefficients b, f, G, m, n of `gates`:
+
+    write   a_j the input of the layer, w_j = −θ_j δ_j, both at the anchor
+    read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j,  then h ← σ(z_t), from h = q_t
+    end     W ← b_C W + f_C P + aᵀ(G_C ∘ w),   P ← m_C P + aᵀ(n_C ∘ w)
+
+Only `write` and `end` wait for the chunk before; `read` may take many chunks at once. Batch and heads are one axis N
+here, and a list has one entry for each layer of the memory's network.
 """
 
 from __future__ import annotations
@@ -16,82 +20,47 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titans_mini.memory.decay import Gates
-from titans_mini.memory.derivatives import ACTIVATIONS, Normed
+from titans_mini.memory.derivatives import ACTIVATIONS, layer_norm_vjp, layer_norm_vjp_backward
+from titans_mini.memory.gates import End, Rows
 from titans_mini.memory.network import MemoryNet
-from titans_mini.memory.stack import Matrices, Stack, Twice
+
+Layers = list[Tensor]  # one tensor per layer
+bmm = torch.bmm
 
 
-class Chunk(NamedTuple):
-    """The inputs of one chunk."""
+class Writes(NamedTuple):
+    """The writes of a chunk, and what their backward pass needs."""
 
-    q: Tensor  # (N, c, D), k and v likewise
-    k: Tensor
-    v: Tensor
-    gates: list[Gates]  # one, or one for each layer
-    twice: Twice  # shared by all chunks of a run
-
-    def of_layer(self, layer: int) -> Gates:
-        """Choose a layer's gates; one set serves all layers."""
-        return self.gates[min(layer, len(self.gates) - 1)]
-
-    def split(self, N: int) -> list[Chunk]:
-        """Take joined chunks apart."""
-        qkv, gates = (x.split(N) for x in self[:3]), zip(*(g.split(N) for g in self.gates), strict=True)
-        return [Chunk(*x, list(g), self.twice) for *x, g in zip(*qkv, gates, strict=True)]
+    a: Layers  # (N, c, in), the input of each layer at the anchor
+    w: Layers  # (N, c, out), −θδ: token j adds a_jᵀ w_j to the layer
+    z: Layers  # (N, c, out), the layer's output before its activation
+    slope: Layers  # (N, c, out), σ′(z); none for the last layer
+    delta: Layers  # (N, c, out), −½ ∂ℓ/∂z
+    pulled: Layers  # (N, c, out), the gradient that σ′(z) multiplies to give delta; none for the last layer
+    error: Tensor  # (N, c, D), v − M(k)
 
 
-class Steps(NamedTuple):
-    """The writes of a chunk: token j adds a_jᵀ w_j to each layer. The rest is for their derivative, where announced."""
-
-    a: list[Tensor]  # L tensors (N, c, in), what each layer sees
-    w: list[Tensor]  # L tensors (N, c, out), −θδ
-    z: list[Tensor]  # each layer's output at the anchor, but without a norm the last one is `error`
-    error: Tensor | None  # (N, c, D), v − M(k)
-    top: Tensor | None  # −½ ∂ℓ/∂z of the last layer
-    delta: list[Tensor]  # the same for all layers; where they share their gates, 2θ is in it already
-    slopes: list[Tensor]  # σ′(z) below the last layer, where the derivative was announced
-    bent: list[Tensor]  # σ″(z) times what σ′ multiplied, likewise
-    norm: list[Tensor]  # what the norm found, a `Normed`, likewise
-
-    def factors(self) -> Steps:
-        """Drop what only the derivative needs."""
-        return Steps(self.a, self.w, [], None, None, [], [], [], [])
-
-    @classmethod
-    def join(cls, k: Tensor, each: list[Steps], keep: bool) -> Steps:
-        """Join the writes of chunks, whose joined keys are k; `keep` asks for the layers' outputs too."""
-        if len(each) == 1:
-            return each[0] if keep else each[0].factors()
-        a, w = [s.a[1:] for s in each], [s.w for s in each]
-        a, w, z = ([torch.cat(x) for x in zip(*y, strict=True)] for y in (a, w, [s.z for s in each] if keep else []))
-        return cls([k, *a], w, z, None, None, [], [], [], [])
-
-    def split(self, N: int) -> list[Steps]:
-        """Take the writes of joined chunks apart."""
-        count = self.a[0].shape[0] // N
-        if count == 1:
-            return [self]
-
-        def apart(x: Tensor | list[Tensor] | None) -> list[Tensor | list[Tensor] | None]:
-            if isinstance(x, list):
-                return [list(of_chunk) for of_chunk in zip(*(y.split(N) for y in x), strict=True)] or [[]] * count
-            return [None] * count if x is None else x.split(N)
-
-        return [Steps(*fields) for fields in zip(*map(apart, self), strict=True)]
+# -- write: the gradients of all tokens at the anchor ------------------------------------------------------------------
 
 
-def anchored_steps(
-    net: MemoryNet, c: Chunk, at: Matrices, z: list[Tensor] | None = None, slopes: bool = False
-) -> Steps:
-    """Find what every token writes when all gradients are taken at the anchor.
+def outputs_at_keys(net: MemoryNet, k: Tensor, anchor: Layers) -> Layers:
+    """Run the memory's network on the keys: each layer's output before its activation, (N, c, out)."""
+    sigma, z = ACTIVATIONS[net.activation].sigma, [bmm(k, anchor[0])]
+    for W in anchor[1:]:
+        z.append(bmm(sigma(z[-1]), W))
+    return z
+
+
+def write(net: MemoryNet, k: Tensor, v: Tensor, step: Layers, anchor: Layers, z: Layers) -> Writes:
+    """Find what every token of a chunk writes, all gradients taken at the anchor.
 
     Args:
         net: the memory's network.
-        c: the chunk.
-        at: L tensors (N, in, out), the anchor.
-        z: `z` of an earlier run of the same chunk.
-        slopes: whether the derivative follows, which uses each σ′ three times and wants more.
+        k: (N, c, D) keys.
+        v: (N, c, D) values.
+        step: (N, c, 1), 2θ: the 2 is that of the square.
+        anchor: (N, in, out), the memory where the gradients are taken.
+        z: `outputs_at_keys`.
 
     Returns:
         The rank-one factors of all writes.
@@ -99,91 +68,237 @@ def anchored_steps(
     Built in: notebooks/08 · Paper: eq. 16–17
     """
     act = ACTIVATIONS[net.activation]
-    a, known, z = [c.k], z, []
-    for W in at[:-1]:
-        z.append(known[len(z)] if known else torch.bmm(a[-1], W))
-        a.append(act.sigma(z[-1]))
-    z.append(known[-1] if known else _last(net, c, a[-1], at[-1]))
-    error, found = _error(net, c, z[-1])
-    top, shared = net.last_delta(error, z[-1], found), len(c.gates) == 1
-    slope = [act.slope(x) for x in z[:-1]] if slopes else []
-    delta, pulled = net.pull_down(c.gates[0].step * top if shared else top, z, at, slope)
-    w = delta if shared else [g.step * d for g, d in zip(c.gates, delta, strict=True)]
-    if not slopes:
-        return Steps(a, w, z, error, top, delta, [], [], [])
-    bent = [act.bend(x).mul_(p) for x, p in zip(z, pulled, strict=False)]
-    norm = [*Normed.of(z[-1], found, error, net.norm_weight.to(error.dtype))] if net.norm else []
-    return Steps(a, w, z, error, top, delta, slope, bent, norm)
+    a, slope = [k, *map(act.sigma, z[:-1])], [act.derivative(x) for x in z[:-1]]
+    error = v - net.finish(z[-1], k)
+    delta, pulled = net.deltas(error, z, anchor, slope)
+    return Writes(a, [s * d for s, d in zip(step, delta, strict=True)], z, slope, delta, pulled, error)
 
 
-def _error(net: MemoryNet, c: Chunk, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Compute v − M(k) from the last layer's output, and what the norm found in it; without one `_last` did that."""
-    if not net.norm:
-        return z, None
-    said, *found = net.normalize(z)
-    error = c.v - said
-    return error.sub_(c.k) if net.residual else error, found
+def write_backward(
+    net: MemoryNet,
+    step: Layers,
+    anchor: Layers,
+    x: Writes,
+    da: Layers,
+    dw: Layers,
+    d_step: Layers,
+    d_anchor: Layers,
+    d_norm: Layers,
+) -> tuple[Tensor, Tensor]:
+    """Backpropagate through `write`, which takes the second derivative of the loss.
 
+    Args:
+        net: the memory's network.
+        step: as given to `write`.
+        anchor: as given to `write`.
+        x: its result.
+        da: gradients at `x.a`; overwritten.
+        dw: gradients at `x.w`; overwritten.
+        d_step: gradients at step; added to.
+        d_anchor: gradients at the anchor; added to.
+        d_norm: gradients at the norm's gain and bias, (D,) each; added to.
 
-def _last(net: MemoryNet, c: Chunk, a: Tensor, W: Tensor) -> Tensor:
-    """Compute the last layer's output; without a norm the error, in the same product."""
+    Returns:
+        The gradients at k and v, (N, c, D).
+    """
+    dz, up = [], None
+    for i in range(net.depth):  # delta was carried down from the error, so its gradient is carried up to it
+        d_step[i].add_(row_dot(dw[i], x.delta[i]))
+        d_delta = dw[i].mul_(step[i])
+        if up is not None:  # delta below is (delta Wᵀ) ∘ σ′(z)
+            d_delta.baddbmm_(up, anchor[i])
+            d_anchor[i].baddbmm_(up.mT, x.delta[i])
+        if i < net.depth - 1:
+            up = d_delta * x.slope[i]
+            dz.append(ACTIVATIONS[net.activation].second_derivative(x.z[i]).mul_(x.pulled[i]).mul_(d_delta))
     if net.norm:
-        return torch.bmm(a, W)
-    error = torch.baddbmm(c.v, a, W, alpha=-1)
-    return error.sub_(c.k) if net.residual else error
+        gain = net.norm_weight.to(d_delta.dtype)
+        dv, dz_last, *d_affine = layer_norm_vjp_backward(d_delta, x.delta[-1], x.error, x.z[-1], gain, net.eps)
+        add(d_norm, d_affine)
+    else:
+        dv, dz_last = d_delta, -d_delta
+    dz.append(dz_last)
+    for i in reversed(range(net.depth)):  # and down again through the network
+        d_anchor[i].baddbmm_(x.a[i].mT, dz[i])
+        da[i].baddbmm_(dz[i], anchor[i].mT)
+        if i:
+            dz[i - 1].addcmul_(da[i], x.slope[i - 1])
+    return (da[0] - dv if net.residual else da[0]), dv
 
 
-def read_chunk(
-    net: MemoryNet, c: Chunk, steps: Steps, Z: list[Stack], keep: bool = True
-) -> tuple[Tensor, list[Tensor]]:
+# -- read: masked linear attention in every layer ----------------------------------------------------------------------
+
+
+def read(
+    net: MemoryNet, q: Tensor, rows: list[Rows], a: Layers, w: Layers, M: Layers, S: Layers
+) -> tuple[Tensor, Layers]:
     """Answer the queries of a chunk, each from the memory of its own token.
 
     Args:
         net: the memory's network.
-        c: the chunk.
-        steps: its writes.
-        Z: L stacks, memory and momentum at the chunk's start.
-        keep: whether the layers' outputs are wanted too; what is dropped early leaves its place in the cache.
+        q: (N, c, D) queries.
+        rows: the coefficients of each token.
+        a: (N, c, in), see `Writes`.
+        w: (N, c, out), see `Writes`.
+        M: (N, in, out), the memory at the chunk's start.
+        S: (N, in, out), the momentum there.
 
     Returns:
         y (N, c, D), and each layer's output before its activation.
 
     Built in: notebooks/08 · Paper: eq. 15
     """
-    sigma = ACTIVATIONS[net.activation].sigma
-    h, out = c.q, []
-    for layer, stack in enumerate(Z):
-        g = c.of_layer(layer)
-        scores = torch.bmm(h, steps.a[layer].mT).mul_(g.G)  # causal through G
-        if stack.upright:
-            z = torch.bmm(c.twice(h, g.reads), stack.whole)
-        else:
-            of_W, of_P = torch.bmm(h, stack.whole.mT).chunk(2, 2)
-            b, f = g.reads.unbind(2)
-            z = (of_W * b).addcmul_(of_P, f)
-        z.baddbmm_(scores, steps.w[layer])
-        out += [z] if keep else []
-        h = sigma(z) if layer < net.depth - 1 else z
-    return net.finish(h, c.q), out
+    sigma, z = ACTIVATIONS[net.activation].sigma, []
+    for i, (b, f, G) in enumerate(rows):
+        h = sigma(z[-1]) if i else q
+        scores = bmm(h, a[i].mT).mul_(G)  # causal through G
+        from_start = bmm(h, M[i]).mul_(b).addcmul_(bmm(h, S[i]), f)
+        z.append(from_start.baddbmm_(scores, w[i]))
+    return net.finish(z[-1], q), z
 
 
-def end_chunk(c: Chunk, steps: Steps, Z: list[Stack], out: list[Stack] | None = None) -> list[Stack]:
+class ReadGrads(NamedTuple):
+    """The gradients of a chunk's reads at everything they share with the rest of the chunk."""
+
+    a: Layers
+    w: Layers
+    M: Layers
+    S: Layers
+
+    def split(self, count: int) -> list[ReadGrads]:
+        """Take those of several joined chunks apart."""
+        each = (list(zip(*(x.chunk(count) for x in layers), strict=True)) for layers in self)
+        return [ReadGrads(*map(list, parts)) for parts in zip(*each, strict=True)]
+
+
+def read_backward(
+    net: MemoryNet,
+    q: Tensor,
+    rows: list[Rows],
+    a: Layers,
+    w: Layers,
+    M: Layers,
+    S: Layers,
+    z: Layers,
+    dy: Tensor,
+    d_rows: list[Rows],
+    d_norm: Layers,
+) -> tuple[Tensor, ReadGrads]:
+    """Backpropagate through `read`, the last layer first.
+
+    Args:
+        net: the memory's network.
+        q: as given to `read`; rows, a, w, M and S likewise.
+        rows: see q.
+        a: see q.
+        w: see q.
+        M: see q.
+        S: see q.
+        z: the layers' outputs, from `read`.
+        dy: (N, c, D), gradient at the answers.
+        d_rows: gradients at the coefficients; added to.
+        d_norm: gradients at the norm's gain and bias; added to.
+
+    Returns:
+        The gradient at q, and those at a, w, M and S.
+    """
+    act, dz, grads = ACTIVATIONS[net.activation], dy, []
+    if net.norm:
+        dz, *d_affine = layer_norm_vjp(dy, z[-1], net.norm_weight.to(dy.dtype), net.eps, affine=True)
+        add(d_norm, d_affine)
+    h = [q, *map(act.sigma, z[: net.depth - 1])]
+    for i in reversed(range(net.depth)):
+        (b, f, G), (db, df, dG) = rows[i], d_rows[i]
+        scores, d_scores = bmm(h[i], a[i].mT), bmm(dz, w[i].mT)
+        dG.addcmul_(d_scores, scores)
+        scores, d_scores = scores.mul_(G), d_scores.mul_(G)
+        to_M, to_S = bmm(dz, M[i].mT), bmm(dz, S[i].mT)
+        db.add_(row_dot(to_M, h[i]))
+        df.add_(row_dot(to_S, h[i]))
+        dM, dS = bmm((b * h[i]).mT, dz), bmm((f * h[i]).mT, dz)
+        grads.append((bmm(d_scores.mT, h[i]), bmm(scores.mT, dz), dM, dS))
+        dh = to_M.mul_(b).addcmul_(to_S, f).baddbmm_(d_scores, a[i])
+        dz = act.vjp(dh, z[i - 1]) if i else dh
+    return dz + dy if net.residual else dz, ReadGrads(*(list(x) for x in zip(*reversed(grads), strict=True)))
+
+
+# -- end: the memory after the chunk -----------------------------------------------------------------------------------
+
+
+def end(ends: list[End], a: Layers, w: Layers, M: Layers, S: Layers) -> tuple[Layers, Layers]:
     """Sum the rank-one writes of a chunk into the memory and the momentum.
 
     Args:
-        c: the chunk.
-        steps: its writes.
-        Z: L stacks, memory and momentum at the chunk's start.
-        out: L stacks to be written over; new ones by default.
+        ends: the coefficients at the end of the chunk.
+        a: (N, c, in), see `Writes`.
+        w: (N, c, out), see `Writes`.
+        M: (N, in, out), the memory at the chunk's start.
+        S: (N, in, out), the momentum there.
 
     Returns:
-        Both at the chunk's end.
+        Memory and momentum after the chunk.
 
     Built in: notebooks/08 · Paper: eq. 16–18
     """
-    out = out or [stack.like() for stack in Z]
-    for layer, (old, new) in enumerate(zip(Z, out, strict=True)):
-        g, a, w = c.of_layer(layer), steps.a[layer], steps.w[layer]
-        narrow, wide = (a, w) if old.upright else (w, a)
-        old.decay(g.keep, g.f_end, new).whole.baddbmm_(c.twice(narrow, g.ends).mT, wide)
-    return out
+    M_next, S_next = [], []
+    for (b, f, m, G, n), a_i, w_i, W, P in zip(ends, a, w, M, S, strict=True):
+        M_next.append((b * W).addcmul_(f, P).baddbmm_((G * a_i).mT, w_i))
+        S_next.append((m * P).baddbmm_((n * a_i).mT, w_i))
+    return M_next, S_next
+
+
+def end_backward(
+    ends: list[End],
+    a: Layers,
+    w: Layers,
+    M: Layers,
+    S: Layers,
+    dM_next: Layers,
+    dS_next: Layers,
+    d_ends: list[End],
+    grads: ReadGrads,
+) -> None:
+    """Backpropagate through `end`, on top of the gradients of the reads.
+
+    Args:
+        ends: as given to `end`; a, w, M and S likewise.
+        a: see ends.
+        w: see ends.
+        M: see ends.
+        S: see ends.
+        dM_next: (N, in, out), gradients at the memory after the chunk.
+        dS_next: (N, in, out), gradients at the momentum there.
+        d_ends: gradients at the coefficients; added to.
+        grads: gradients of the chunk's reads at a, w, M and S; those of its end are added.
+    """
+    for i, ((b, f, m, G, n), (db, df, dm, dG, dn)) in enumerate(zip(ends, d_ends, strict=True)):
+        dW, dP = dM_next[i], dS_next[i]
+        to_M, to_S = bmm(w[i], dW.mT), bmm(w[i], dP.mT)
+        dG.add_(row_dot(to_M, a[i]))
+        dn.add_(row_dot(to_S, a[i]))
+        grads.a[i].addcmul_(to_M, G).addcmul_(to_S, n)
+        grads.w[i].baddbmm_(G * a[i], dW).baddbmm_(n * a[i], dP)
+        db.add_(inner(dW, M[i]))
+        df.add_(inner(dW, S[i]))
+        dm.add_(inner(dP, S[i]))
+        grads.M[i].addcmul_(b, dW)
+        grads.S[i].addcmul_(m, dP).addcmul_(f, dW)
+
+
+# -- small things ------------------------------------------------------------------------------------------------------
+
+
+def row_dot(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products of rows: (…, D) and (…, D) to (…, 1)."""
+    return (x * y).sum(-1, keepdim=True)
+
+
+def inner(x: Tensor, y: Tensor) -> Tensor:
+    """Inner products of matrices: (N, in, out) and (N, in, out) to (N, 1, 1)."""
+    return bmm(x.flatten(1).unsqueeze(1), y.flatten(1).unsqueeze(2))
+
+
+def add(sums: Layers, more: Layers) -> None:
+    """Add tensors to running sums, one by one."""
+    for x, y in zip(sums, more, strict=True):
+        x.add_(y)

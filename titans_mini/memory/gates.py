@@ -100,6 +100,105 @@ def one_step_earlier(c: Coefficients) -> Coefficients:
     return Coefficients(shift(c.b, 1, -1), shift(c.m, 1, -1), shift(c.f, 0, -1), shift(c.G, 0, -2), shift(c.n, 0, -2))
 
 
+# -- the same for many chunks at once, with their backward pass --------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """The coefficients of each token of a chunk: its share of the start and of each write."""
+
+    b: Tensor  # (…, c, 1), of the memory at the chunk's start
+    f: Tensor  # (…, c, 1), of the momentum there
+    G: Tensor  # (…, c, c), of each write
+
+
+class End(NamedTuple):
+    """The coefficients after a chunk's last token."""
+
+    b: Tensor  # (…, 1, 1), how much of the memory at the start is in the memory
+    f: Tensor  # (…, 1, 1), how much of the momentum at the start is in the memory
+    m: Tensor  # (…, 1, 1), how much of it is in the momentum
+    G: Tensor  # (…, c, 1), how much of each write is in the memory
+    n: Tensor  # (…, c, 1), how much of it is in the momentum
+
+
+def coefficient_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Compute the coefficients of many chunks at once, in float64, each row rounded when it is done.
+
+    The memory and the momentum at a chunk's start are treated as two more writers, with two columns before those of the
+    tokens. One recurrence then fills everything, from G = (1, 0, 0 …) and n = (0, 1, 0 …):
+        n_t = η_t n_{t−1} + e_t,   G_t = (1−α_t) G_{t−1} + n_t
+    The first two columns of G are b and f, the second of n is m.
+
+    Args:
+        alpha: (…, c) forget gates.
+        eta: (…, c) momentum gates.
+        keep_n: whether all rows of n are wanted too, for `coefficient_table_backward`.
+
+    Returns:
+        The table (…, c+2, c+2): G from the chunk's start to its end, then the last row of n. And n (…, c+1, c+2), or
+        None. `rows_of` and `end_of` name the parts. Nothing here is seen by autograd.
+
+    Built in: notebooks/08 · Paper: eq. 16–18
+    """
+    c, lead = alpha.shape[-1], alpha.shape[:-1]
+    keep, carry = (x.flatten(0, -2).mT.unsqueeze(-1).contiguous() for x in (1 - exact(alpha), exact(eta)))  # (c, X, 1)
+    n, G = (keep.new_zeros(keep.shape[1], c + 2) for _ in range(2))  # (X, c+2), the rows of the present token
+    G[:, 0], n[:, 1] = 1, 1
+    table = alpha.new_empty(c + 2, *G.shape)  # token before chunk: each row is written in one piece
+    all_n = alpha.new_empty(c + 1, *G.shape) if keep_n else None
+    own = torch.eye(c + 2).to(keep)[2:]  # e_t, in the token's own column
+    for t in range(c + 1):
+        if t:
+            torch.addcmul(own[t - 1], n, carry[t - 1], out=n)
+            torch.addcmul(n, keep[t - 1], G, out=G)
+        table[t] = G
+        if keep_n:
+            all_n[t] = n
+    table[-1] = n
+    return tuple(None if x is None else x.unflatten(1, lead).movedim(0, -2) for x in (table, all_n))
+
+
+def coefficient_table_backward(
+    alpha: Tensor, eta: Tensor, table: Tensor, n: Tensor, d_table: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Backpropagate through `coefficient_table`.
+
+    Args:
+        alpha: (…, c) forget gates.
+        eta: (…, c) momentum gates.
+        table: from `coefficient_table`.
+        n: from `coefficient_table` with `keep_n`.
+        d_table: (…, c+2, c+2), gradient at the table; overwritten.
+
+    Returns:
+        The gradients at alpha and eta, (…, c).
+    """
+    *d_G, d_end = d_table.unbind(-2)
+    d_n = torch.empty_like(n)
+    dn, keep, carry = d_n.unbind(-2), (1 - alpha).unsqueeze(-1).unbind(-2), eta.unsqueeze(-1).unbind(-2)
+    torch.add(d_end, d_G[-1], out=dn[-1])
+    for t in range(len(keep), 0, -1):
+        d_G[t - 1].addcmul_(d_G[t], keep[t - 1])
+        torch.addcmul(d_G[t - 1], dn[t], carry[t - 1], out=dn[t - 1])
+    d_alpha = d_table[..., 1:-1, :].mul_(table[..., :-2, :]).sum(-1).neg_()
+    return d_alpha, d_n[..., 1:, :].mul_(n[..., :-1, :]).sum(-1)
+
+
+def rows_of(table: Tensor, read: str) -> Rows:
+    """View the coefficients of each token, (…, c+2, c+2), "after" its write or "before" it, one token earlier."""
+    rows = table[..., 1:-1, :] if read == "after" else table[..., :-2, :]
+    return Rows(rows[..., :1], rows[..., 1:2], rows[..., 2:])
+
+
+def end_of(table: Tensor) -> End:
+    """View the coefficients at the end of a chunk, (…, c+2, c+2)."""
+    G, n = table[..., -2, :, None], table[..., -1, :, None]
+    return End(G[..., :1, :], G[..., 1:2, :], n[..., 1:2, :], G[..., 2:, :], n[..., 2:, :])
+
+
+# -- half-lives --------------------------------------------------------------------------------------------------------
+
+
 def half_life_to_alpha(half_life: Tensor | float) -> Tensor:
     """Turn a half-life in tokens into the constant forget gate α that has it: (1−α)^h = ½.
 

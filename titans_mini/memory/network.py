@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_mini.memory.derivatives import ACTIVATIONS, norm_pull
+from titans_mini.memory.derivatives import ACTIVATIONS, layer_norm_vjp
 from titans_mini.memory.state import MemoryState
 
 Weights = tuple[Tensor, ...]
@@ -210,77 +211,34 @@ class MemoryNet(nn.Module):
 
         Built in: notebooks/05 · Paper: section 3.1
         """
-        z = self.normalize(z)[0] if self.norm else z
+        if self.norm:
+            z = F.layer_norm(z, (self.dim,), self.norm_weight.to(z.dtype), self.norm_bias.to(z.dtype), self.eps)
         return x + z if self.residual else z
 
-    def normalize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Layer-normalise (..., D); also returns what was found, the mean (..., 1) and 1/std (..., 1)."""
-        gain, bias = self.norm_weight.to(z.dtype), self.norm_bias.to(z.dtype)
-        return torch.native_layer_norm(z, (self.dim,), gain, bias, self.eps)
-
     def deltas(
-        self,
-        z: list[Tensor],
-        k: Tensor,
-        v: Tensor,
-        weights: Weights | list[Tensor],
-        slopes: list[Tensor] | None = None,
+        self, error: Tensor, z: list[Tensor], weights: Weights | list[Tensor], slope: list[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Differentiate ℓ = ‖M(k) − v‖² by hand, for all tokens at once.
+        """Backpropagate the loss ‖M(k) − v‖² by hand, for all tokens at once.
 
-        The gradient of a layer is rank one per token, ∇ℓ = aᵀ δ, with a what the layer sees. Returned is δ = ∂ℓ/∂z.
+        The gradient of a layer is rank one per token, ∇ℓ = aᵀ δ, with a the layer's input. Here is δ = ∂ℓ/∂z, from the
+        last layer down: δ_l = (δ_{l+1} Wᵀ_{l+1}) ∘ σ′(z_l).
 
         Args:
-            z: L tensors (..., T, out), each layer's output at the keys.
-            k: (..., T, D) keys.
-            v: (..., T, D) values.
-            weights: L tensors (..., in, out), the anchor.
-            slopes: σ′ at the first L−1 of z, where they are known already.
+            error: (..., T, D), ∂ℓ/∂M(k) = 2 (M(k) − v). All results are linear in it.
+            z: L tensors (..., T, out), each layer's output at the keys, before its activation.
+            weights: L tensors (..., in, out).
+            slope: σ′ of the first L−1 of z, where it is known already.
 
         Returns:
-            δ: L tensors (..., T, out); and what σ′ multiplied to give the first L−1 of them, δ Wᵀ of the layer above.
+            δ, L tensors (..., T, out); and for all layers but the last what σ′ multiplied, δ Wᵀ from above.
 
         Built in: notebooks/08 · Paper: eq. 12, 17
         """
-        error = 2 * (self.finish(z[-1], k) - v)  # the 2 of the square
-        return self.pull_down(self.last_delta(error, z[-1]), z, weights, slopes)
-
-    def last_delta(self, error: Tensor, z: Tensor, found: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Pull the gradient at the answer back to the last layer's output.
-
-        Args:
-            error: (..., T, D), ∂ℓ/∂M(k).
-            z: (..., T, D) output of the last layer; looked at under a norm only.
-            found: what the norm found in z, see `normalize`, where that is known already.
-
-        Returns:
-            (..., T, D), ∂ℓ/∂z, linear in the error.
-
-        Built in: notebooks/08 · Paper: eq. 12, section 3.1
-        """
-        if not self.norm:
-            return error
-        return norm_pull(error, z, self.norm_weight.to(error.dtype), self.eps, found=found)[0]
-
-    def pull_down(
-        self, delta: Tensor, z: list[Tensor], weights: Weights | list[Tensor], slopes: list[Tensor] | None = None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Carry δ of the last layer down to the first: δ_l = (δ_{l+1} Wᵀ_{l+1}) ∘ σ′(z_l).
-
-        Args:
-            delta: (..., T, D) of the last layer. Whatever it is multiplied by, all are.
-            z: L tensors (..., T, out), as in `deltas`.
-            weights: L tensors (..., in, out).
-            slopes: σ′ at the first L−1 of z, where they are known already.
-
-        Returns:
-            L tensors δ (..., T, out), and the L−1 products that σ′ multiplied.
-
-        Built in: notebooks/08 · Paper: eq. 17
-        """
-        pull = ACTIVATIONS[self.activation].pull
-        deltas, pulled = [delta], []
+        delta, pulled = [error], []
+        if self.norm:
+            delta = [layer_norm_vjp(error, z[-1], self.norm_weight.to(error.dtype), self.eps)[0]]
+        slope = slope or [ACTIVATIONS[self.activation].derivative(x) for x in z[:-1]]
         for layer in range(self.depth - 1, 0, -1):
-            pulled.append(deltas[-1] @ weights[layer].mT)
-            deltas.append(pulled[-1] * slopes[layer - 1] if slopes else pull(pulled[-1], z[layer - 1]))
-        return deltas[::-1], pulled[::-1]
+            pulled.append(delta[-1] @ weights[layer].mT)
+            delta.append(pulled[-1] * slope[layer - 1])
+        return delta[::-1], pulled[::-1]

@@ -1,0 +1,418 @@
+"""Chunk after chunk through a sequence, forward and backward: the route named "chunked".
+
+Writes and ends go one chunk after the other. Reads wait for nobody, so a group of chunks is read together: `chain`,
+then `read`. Training keeps the state at the start of each group, and the outputs of the memory's layers; the backward
+pass computes the rest of a group again, from the last group to the first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from titans_mini.memory import chunk, online
+from titans_mini.memory.chunk import Layers, ReadGrads, Writes
+from titans_mini.memory.gates import End, Rows, coefficient_table, coefficient_table_backward, end_of, rows_of
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.state import MemoryState
+from titans_mini.memory.torch_modes import no_autocast
+
+SPAN = 4096  # tokens whose coefficients are computed at once: enough to be fast, few enough to stay small
+
+
+def chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    alpha: Tensor,
+    eta: Tensor,
+    theta: Tensor,
+    state: MemoryState,
+    net: MemoryNet,
+    chunk_size: int,
+    anchor: str,
+    read: str,
+    group_size: int | None = None,
+) -> tuple[Tensor, MemoryState]:
+    """Run the memory chunk by chunk; equal by algebra to `recurrence`, with the same arguments and results.
+
+    Args:
+        q: (B, H, T, D) queries.
+        k: (B, H, T, D) keys.
+        v: (B, H, T, D) values.
+        alpha: (B, H, T, 1 or L) forget gates.
+        eta: (B, H, T, 1 or L) momentum gates.
+        theta: (B, H, T, 1 or L) step sizes.
+        state: where to go on from, also in the middle of a chunk.
+        net: the memory's network.
+        chunk_size: C.
+        anchor: "chunk", or "token" for the exact online rule of a matrix memory (any C gives the same result).
+        read: "after" or "before" the write.
+        group_size: chunks that are read together, with one kept state for the backward pass; more of them take less
+            memory and more time. Default: about 64 tokens.
+
+    Returns:
+        y (B, H, T, D) and the state after the last token.
+
+    Built in: notebooks/08 · Paper: eq. 16–18
+    """
+    exact, T, L = anchor == "token", v.shape[2], net.depth
+    position = 0 if exact else state.position
+    M, S, at = state.weights, state.momentum, state.anchor
+    if not v.shape[:2].numel():  # no sequence at all; every input stays in the graph
+        ended = 0 if exact else (position + T) % chunk_size
+        y = q + k + v + (alpha + eta + theta).sum(-1, keepdim=True)
+        return y, MemoryState(weights=M, momentum=S, anchor=at, position=ended)
+    tensors = q, k, v, *torch.broadcast_tensors(alpha, eta, theta)  # one of them per layer makes all of them so
+    y, runs = [], equal_chunks(T, chunk_size, position)
+    # one split: slicing in the loop would make the backward pass quadratic in T, a gradient of length T for each slice
+    parts = zip(*(x.split([size * count for size, count in runs], 2) for x in tensors), strict=True)
+    for (size, count), part in zip(runs, parts, strict=True):
+        group = min(count, group_size or max(1, 64 // chunk_size))
+        plan = Plan(net, exact, read, size, count, group, begun=position > 0)
+        at = at if plan.begun else M
+        y_part, *ends = _apply(plan, [*part, *M, *S, *(at if plan.begun else ()), *net.parameters()])
+        M, S = tuple(ends[:L]), tuple(ends[L:])
+        y.append(y_part)
+        position = 0 if exact else (position + size * count) % chunk_size
+    at = at if position else M
+    out = torch.cat(y, 2) if len(y) > 1 else y[0] if y else torch.zeros_like(v)
+    return out, MemoryState(weights=M, momentum=S, anchor=at, position=position)
+
+
+def equal_chunks(T: int, C: int, position: int) -> list[tuple[int, int]]:
+    """Cut T tokens into the rest of a begun chunk, whole chunks, and a tail: (tokens of a chunk, chunks) of each."""
+    begun = min(T, C - position) if position else 0
+    runs = [(begun, 1), (C, (T - begun) // C), ((T - begun) % C, 1)]
+    return [(size, count) for size, count in runs if size * count]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How some equal chunks, one after the other, are computed."""
+
+    net: MemoryNet
+    exact: bool  # the exact online rule instead of gradients at the anchor
+    read: str  # "after" or "before"
+    size: int  # c, tokens of a chunk
+    count: int  # number of chunks
+    group: int  # chunks that are read together
+    begun: bool  # the only chunk is the rest of a begun one, whose anchor is not its start
+
+    @property
+    def states(self) -> int:
+        """Count the inputs before the slow weights: q, k, v, three gates, M, S, and of a begun chunk its anchor."""
+        return 6 + (3 if self.begun else 2) * self.net.depth
+
+    @property
+    def spans(self) -> list[slice]:
+        """Cut the chunks into spans of whole groups, whose coefficients are computed at once."""
+        length = max(1, SPAN // self.size // self.group) * self.group
+        return [slice(i, min(i + length, self.count)) for i in range(0, self.count, length)]
+
+
+# -- layout: chunk before head, batch and heads as one axis N ----------------------------------------------------------
+
+
+class Chunk(NamedTuple):
+    """The inputs of one chunk, (N, …), or of all chunks of a span, (chunks, N, …); or the gradients at them."""
+
+    k: Tensor  # (N, c, D)
+    v: Tensor  # (N, c, D)
+    step: Layers  # (N, c, 1), 2θ
+    end: list[End]  # the coefficients after the last token
+    before: Rows | None  # the coefficients one token earlier; this and the next are for the exact rule
+    inverse: Tensor | None  # (N, c, c), see `online.inverse_systems`
+
+
+def tokens_of(x: Tensor, plan: Plan, where: slice) -> Tensor:
+    """View the tokens of a span, (N, T, D) as (chunks, N, c, D)."""
+    return x.unflatten(1, (-1, plan.size))[:, where].transpose(0, 1)
+
+
+def gates_of(x: Tensor, plan: Plan, where: slice) -> Tensor:
+    """View the gates of a span, (N, T, 1 or L) as (1 or L, chunks, N, c)."""
+    return x.unflatten(1, (-1, plan.size))[:, where].permute(3, 1, 0, 2)
+
+
+def per_layer(x: Tensor, depth: int) -> Layers:
+    """Split (1 or L, …) into L tensors: one set of gates serves all layers."""
+    return [x[min(layer, len(x) - 1)] for layer in range(depth)]
+
+
+def unstack(x: Any) -> Iterable:
+    """Take tensors, and lists and named tuples of tensors, apart along their first axis."""
+    if x is None:
+        return itertools.repeat(None)
+    if torch.is_tensor(x):
+        return x.unbind(0)
+    parts = zip(*map(unstack, x), strict=False)  # None is repeated as often as needed
+    return [list(part) if isinstance(x, list) else type(x)(*part) for part in parts]
+
+
+class Span:
+    """Some chunks, laid out as they are computed; or the gradients at them."""
+
+    def __init__(
+        self, plan: Plan, q: Tensor, k: Tensor, v: Tensor, step: Tensor, table: Tensor, inverse: Tensor | None
+    ) -> None:
+        """View the chunks of tensors (chunks, N, …), for step and table (1 or L, chunks, N, …)."""
+        self.q, self.step, self.table = q, step, table
+        steps, tables = (per_layer(x, plan.net.depth) for x in (step, table))
+        before = rows_of(tables[0], "before") if plan.exact else None
+        self.chunks: list[Chunk] = unstack(Chunk(k, v, steps, [end_of(x) for x in tables], before, inverse))
+        self.groups = [slice(i, i + plan.group) for i in range(0, len(self.chunks), plan.group)]
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: Sequence[Tensor], where: slice, keep_n: bool = False) -> tuple[Span, tuple]:
+        """Lay out a span of the inputs (N, T, …); also returns alpha, eta, the table and n, see `coefficient_table`."""
+        q, k, v = (tokens_of(x, plan, where) for x in inputs[:3])
+        alpha, eta, theta = (gates_of(x, plan, where).contiguous() for x in inputs[3:6])
+        table, n = coefficient_table(alpha, eta, keep_n)
+        step = 2 * theta.unsqueeze(-1)
+        inverse = online.inverse_systems(k, step[0], rows_of(table[0], "before").G) if plan.exact else None
+        return cls(plan, q, k, v, step, table, inverse), (alpha, eta, table, n)
+
+    def rows(self, plan: Plan, group: slice) -> list[Rows]:
+        """View the coefficients that the reads of a group use, its chunks joined along N."""
+        return [rows_of(x[group].flatten(0, 1), plan.read) for x in per_layer(self.table, plan.net.depth)]
+
+
+# -- forward -----------------------------------------------------------------------------------------------------------
+
+
+def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Go through equal chunks, group by group: first the writes of a group in sequence, then its reads at once.
+
+    Args:
+        plan: how.
+        kept: filled with what `backward` needs, of each group: memory and momentum at its start, and `_residuals`.
+        inputs: q, k, v (B, H, T, D); alpha, eta, theta (B, H, T, 1 or L); M, S and, of a begun chunk, its anchor,
+            L tensors (B, H, in, out) each; and the slow weights.
+
+    Returns:
+        y (B, H, T, D), then M and S after the last token.
+    """
+    heads, L, inputs = inputs[0].shape[:2], plan.net.depth, [x.flatten(0, 1) for x in inputs[: plan.states]]
+    M, S, anchor = (inputs[i : i + L] for i in (6, 6 + L, 6 + 2 * L))
+    y = torch.empty_like(inputs[2])
+    for where in plan.spans:
+        span, _ = Span.of(plan, inputs, where)
+        y_span = tokens_of(y, plan, where)
+        for group in span.groups:
+            chunks, q = span.chunks[group], span.q[group]
+            states, writes = chain(plan, chunks, M, S, anchor)
+            M, S = chunk.end(chunks[-1].end, writes[-1].a, writes[-1].w, *states[-1])
+            answers, z = chunk.read(plan.net, q.flatten(0, 1), span.rows(plan, group), *join(states, writes))
+            y_span[group] = answers.view_as(q)
+            if kept is not None:
+                kept.append([*states[0][0], *states[0][1], *_residuals(plan, writes, z)])
+    return tuple(x.unflatten(0, heads) for x in (y, *M, *S))
+
+
+def chain(
+    plan: Plan, chunks: list[Chunk], M: Layers, S: Layers, anchor: Layers, known: Sequence[Tensor] = ()
+) -> tuple[list[tuple[Layers, Layers]], list[Writes]]:
+    """Let a group of chunks write, one after the other.
+
+    Args:
+        plan: how.
+        chunks: the group.
+        M: (N, in, out), the memory at its start.
+        S: (N, in, out), the momentum there.
+        anchor: (N, in, out), of a begun chunk; else empty.
+        known: `Writes.z` of all chunks in a row, where an earlier run kept them; else empty.
+
+    Returns:
+        Memory and momentum at the start of each chunk, and the writes of each.
+    """
+    states, writes, L = [], [], plan.net.depth
+    for i, c in enumerate(chunks):
+        z = known[i * L : (i + 1) * L]
+        if i:
+            M, S = chunk.end(chunks[i - 1].end, writes[-1].a, writes[-1].w, M, S)
+        if plan.exact:
+            error = z[0] if z else online.errors(c.k, c.v, c.before, M[0], S[0], plan.net.residual)
+            writes.append(online.write(c.k, c.step[0], c.inverse, error))
+        else:
+            z = z or chunk.outputs_at_keys(plan.net, c.k, anchor or M)
+            writes.append(chunk.write(plan.net, c.k, c.v, c.step, anchor or M, z))
+        states.append((M, S))
+    return states, writes
+
+
+def join(states: list[tuple[Layers, Layers]], writes: list[Writes]) -> tuple[Layers, Layers, Layers, Layers]:
+    """Put what the reads of a group need side by side along N: a, w, M and S of all its chunks."""
+    if len(writes) == 1:
+        return writes[0].a, writes[0].w, *states[0]
+    each = [x.a for x in writes], [x.w for x in writes], *zip(*states, strict=True)
+    return tuple([torch.cat(x) for x in zip(*layers, strict=True)] for layers in each)
+
+
+def _residuals(plan: Plan, writes: list[Writes], z: Layers) -> Layers:
+    """Choose the layers' outputs that are kept, at the keys of each chunk and at the queries of the group.
+
+    Beside the states of short chunks those of a deep memory are large: where a group has several, none is kept.
+    """
+    if plan.group > 1 and plan.net.depth > 1:
+        return []
+    return [*(x for w in writes for x in w.z), *(z if plan.net.norm else z[:-1])]  # without a norm z[-1] is not needed
+
+
+# -- backward ----------------------------------------------------------------------------------------------------------
+
+
+def backward(plan: Plan, kept: list[Layers], inputs: Sequence[Tensor], d_out: Sequence[Tensor]) -> list[Tensor]:
+    """Backpropagate through `forward`, the last group first: through its reads at once, then chunk by chunk.
+
+    Args:
+        plan: how.
+        kept: by `forward`.
+        inputs: of `forward`.
+        d_out: gradients at what it returned.
+
+    Returns:
+        The gradients at its inputs.
+    """
+    heads, L, net = inputs[0].shape[:2], plan.net.depth, plan.net
+    inputs, (dy, *d_states) = [x.flatten(0, 1) for x in inputs[: plan.states]], [x.flatten(0, 1) for x in d_out]
+    anchor, dM, dS = inputs[6 + 2 * L :], d_states[:L], d_states[L:]
+    grads, d_anchor = [torch.empty_like(x) for x in inputs[:6]], [torch.zeros_like(x) for x in anchor]
+    d_norm = [torch.zeros_like(p) for p in net.parameters()]
+    for where in reversed(plan.spans):
+        span, (alpha, eta, table, n) = Span.of(plan, inputs, where, keep_n=True)
+        dy_span, *dqkv = (tokens_of(x, plan, where) for x in (dy, *grads[:3]))
+        d_span = Span(plan, *dqkv, torch.zeros_like(span.step), torch.zeros_like(table), None)
+        for group in reversed(span.groups):
+            chunks, q, of_group = span.chunks[group], span.q[group], kept[(where.start + group.start) // plan.group]
+            M, S, z = of_group[:L], of_group[L : 2 * L], of_group[2 * L :]
+            states, writes = chain(plan, chunks, M, S, anchor, z)
+            read = q.flatten(0, 1), span.rows(plan, group), *join(states, writes)
+            z = z[len(writes) * L :] if z else chunk.read(net, *read)[1]
+            d_rows = d_span.rows(plan, group)
+            dq, reads = chunk.read_backward(net, *read, z, dy_span[group].flatten(0, 1), d_rows, d_norm)
+            d_span.q[group] = dq.view_as(q)
+            of_chunks = zip(chunks, d_span.chunks[group], states, writes, reads.split(len(writes)), strict=True)
+            for args in reversed(list(of_chunks)):
+                dM, dS = writes_backward(plan, *args, dM, dS, anchor, d_anchor, d_norm)
+        d_gates = *coefficient_table_backward(alpha, eta, table, n, d_span.table), 2 * d_span.step.squeeze(-1)
+        for whole, part in zip(grads[3:], d_gates, strict=True):
+            gates_of(whole, plan, where).copy_(part)
+    d_states = [x.clone() for x in (*dM, *dS, *d_anchor)]  # a view would keep the gradients of a whole group
+    return [*(x.unflatten(0, heads) for x in (*grads, *d_states)), *d_norm]
+
+
+def writes_backward(
+    plan: Plan,
+    c: Chunk,
+    d: Chunk,
+    state: tuple[Layers, Layers],
+    x: Writes,
+    reads: ReadGrads,
+    dM: Layers,
+    dS: Layers,
+    anchor: Layers,
+    d_anchor: Layers,
+    d_norm: Layers,
+) -> tuple[Layers, Layers]:
+    """Backpropagate through the end of a chunk and its writes.
+
+    Args:
+        plan: how.
+        c: the chunk.
+        d: the gradients at it; filled.
+        state: memory and momentum at its start.
+        x: its writes.
+        reads: the gradients of its reads; overwritten.
+        dM: gradients at the memory after the chunk.
+        dS: gradients at the momentum there.
+        anchor: of a begun chunk; else empty.
+        d_anchor: gradients at it; added to.
+        d_norm: gradients at the norm's gain and bias; added to.
+
+    Returns:
+        The gradients at memory and momentum at the chunk's start.
+    """
+    M, S = state
+    chunk.end_backward(c.end, x.a, x.w, M, S, dM, dS, d.end, reads)
+    if plan.exact:
+        factors = x, c.step[0], c.inverse, c.before, M[0], S[0], plan.net.residual
+        sums = reads.a[0], reads.w[0], d.step[0], d.before, reads.M[0], reads.S[0]
+        dk, dv = online.write_backward(*factors, *sums)
+    else:
+        at, d_at = (anchor, d_anchor) if plan.begun else (M, reads.M)
+        dk, dv = chunk.write_backward(plan.net, c.step, at, x, reads.a, reads.w, d.step, d_at, d_norm)
+    d.k.copy_(dk)
+    d.v.copy_(dv)
+    return reads.M, reads.S
+
+
+# -- autograd ----------------------------------------------------------------------------------------------------------
+
+
+def _apply(plan: Plan, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    """Go through equal chunks, by way of `Scan` when gradients are wanted."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return Scan.apply(plan, _Kept(), *inputs)
+    return forward(plan, None, inputs)
+
+
+class _Kept(list):
+    """What `forward` keeps for `backward`: of a plain list torch.func would pass on a copy."""
+
+
+class Scan(torch.autograd.Function):
+    """Equal chunks, one after the other, with the backward pass by hand.
+
+    Gradients of gradients are refused: the backward pass works in place and keeps no graph.
+    """
+
+    @staticmethod
+    def forward(plan: Plan, kept: _Kept, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See `forward` of this module."""
+        return forward(plan, kept, inputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        """Save what `backward` needs; apart from `forward`, as torch.func.grad wants it."""
+        ctx.plan, kept, *inputs = inputs
+        ctx.inputs, ctx.groups = len(inputs), [len(group) for group in kept]
+        # all by way of save_for_backward: it is freed after use, and hooks see it (offloading, checkpointing)
+        ctx.save_for_backward(*inputs, *itertools.chain(*kept))
+
+    @staticmethod
+    def backward(ctx: Any, *d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """See `backward` of this module."""
+        saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
+        inputs, kept = saved[: ctx.inputs], iter(saved[ctx.inputs :])
+        kept = [list(itertools.islice(kept, count)) for count in ctx.groups]
+        plan = replace(ctx.plan, net=ctx.plan.net.with_parameters(inputs[ctx.plan.states :]))
+        with torch.no_grad(), no_autocast(d_out[0].device):
+            grads = backward(plan, kept, inputs, d_out)
+        if torch.is_grad_enabled():  # create_graph=True
+            grads = _FirstOrder.apply(len(grads), *grads, *d_out, *inputs)
+        return None, None, *grads
+
+
+class _FirstOrder(torch.autograd.Function):
+    """Gradients that refuse to be differentiated, by whatever path: without it some paths would say 0, or nothing."""
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.clone() for x in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise RuntimeError(
+            "neural_memory: got a second derivative through the chunked form, expected a first one: its backward pass "
+            "is written by hand and keeps no graph. backend='recurrence' can be differentiated again"
+        )
