@@ -95,7 +95,7 @@ def build(case: Case, device: str = DEVICE) -> Work:
         return Work(lambda: F.scaled_dot_product_attention(*x[:3], is_causal=True), x[:3])
     net, options = case.network().to(device), {"chunk_size": case.C, **BACKENDS[case.provider]}
     if options["backend"] == "triton":
-        reason = kernels().refusal(net, x[2], case.C, options.get("anchor", "chunk"))
+        reason = kernels().unsupported_reason(net, x[2], case.C, options.get("anchor", "chunk"))
         if reason:
             raise Missing(reason)
     state = net.init_state(case.B, case.H, device=device)
@@ -133,7 +133,10 @@ def run_gate(device: str = DEVICE, nets: tuple[str, ...] = ("matrix", "mlp2", "m
             for dtype in LIMITS:
                 case = Case("gate", "triton", name, T=200, H=4)
                 net = case.network().to(device)
-                if kernels().refusal(net, torch.empty(0, dtype=dtype, device=device), case.C, anchor) is None:
+                if (
+                    kernels().unsupported_reason(net, torch.empty(0, dtype=dtype, device=device), case.C, anchor)
+                    is None
+                ):
                     for kind, error, most in _errors(case, net, anchor, dtype, device):
                         found[f"{name}, {anchor}, {str(dtype)[6:]}: {kind}"] = {"error": error, "limit": most}
     return found

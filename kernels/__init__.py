@@ -40,7 +40,7 @@ def _half(net: MemoryNet) -> ModuleType:
     return importlib.import_module(f"{__name__}.{_HALVES[net.depth]}")
 
 
-def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
+def unsupported_reason(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
     """Say why the kernels cannot run this memory on these tensors; None if they can.
 
     Args:
@@ -59,7 +59,7 @@ def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | No
         reason = f"the kernels multiply float32, bfloat16 or float16, and these tensors are {v.dtype}"
     if reason is None and net.depth not in _HALVES:
         reason = f"there are kernels for memories of depth 1 and 2, and this one has depth {net.depth}"
-    return reason or _half(net).refusal(net, v, chunk_size, anchor)
+    return reason or _half(net).unsupported_reason(net, v, chunk_size, anchor)
 
 
 def run(

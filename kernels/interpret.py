@@ -45,7 +45,7 @@ def _missing() -> str | None:
         return "triton is not installed: it comes to Linux, by pip install triton"
     if os.environ.get("TRITON_INTERPRET") != "1":
         return "TRITON_INTERPRET is not 1"
-    if reason := versions.unfit(interpreted=True):
+    if reason := versions.unsupported_reason(interpreted=True):
         return reason
     import triton
     from triton.runtime.interpreter import InterpretedFunction

@@ -52,7 +52,9 @@ def missing(device: torch.device) -> str | None:
         return "triton is not installed (pip install triton, on Linux with an NVIDIA GPU)"
     if interpreted():
         known = device.type in ("cpu", "cuda")
-        return versions.unfit(interpreted=True) if known else f"Triton's interpreter has no device {device}"
+        return (
+            versions.unsupported_reason(interpreted=True) if known else f"Triton's interpreter has no device {device}"
+        )
     if device.type != "cuda" or torch.version.hip:
         return (
             f"the tensors are on {'an AMD GPU' if torch.version.hip else device}, and the kernels need an NVIDIA GPU; "
@@ -62,7 +64,7 @@ def missing(device: torch.device) -> str | None:
     if capability < OLDEST:
         name = torch.cuda.get_device_name(device)
         return f"{name} has compute capability {capability}, and the kernels need {OLDEST} or newer"
-    return versions.unfit(interpreted=False)
+    return versions.unsupported_reason(interpreted=False)
 
 
 def precision(dtype: torch.dtype) -> str:

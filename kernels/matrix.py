@@ -19,7 +19,7 @@ from titans_mini.memory.state import MemoryState
 LARGEST_D, LARGEST_C = 128, 64
 
 
-def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
+def unsupported_reason(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
     """Say why these kernels cannot run a memory of depth 1; None if they can."""
     if net.norm:
         return "the kernels of depth 1 are for a matrix, and this memory has a norm behind it"

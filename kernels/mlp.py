@@ -30,7 +30,7 @@ TILES = {"mlp_states": (16, 4, 1), "mlp_chain_backward": (16, 4, 2), "mlp_hidden
 OTHERS = 32, 4, 1
 
 
-def refusal(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
+def unsupported_reason(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
     """Say why these kernels cannot run a memory of two layers; None if they can.
 
     Args:

@@ -14,7 +14,7 @@ NUMPY = (2, 4)  # makes a number of an array of one element no longer, and inter
 KNOWS_NUMPY = (3, 7)
 
 
-def unfit(interpreted: bool) -> str | None:
+def unsupported_reason(interpreted: bool) -> str | None:
     """Say why the Triton that is installed cannot run the kernels; None if it can, or if nobody knows its version.
 
     Args:

@@ -43,28 +43,28 @@ def gpu(monkeypatch):
 @needs_triton
 def test_auto_takes_the_kernels_on_a_gpu_that_supports_them(gpu):
     gpu(9, 0)
-    run, takes_half = backends.choose("auto", matrix(64), stand_in(), 64, "chunk")
+    run, takes_half = backends.choose_backend("auto", matrix(64), stand_in(), 64, "chunk")
     assert run is kernels().run and takes_half
-    assert backends.choose("chunked", matrix(64), stand_in(), 64, "chunk") == (chunked, False)
+    assert backends.choose_backend("chunked", matrix(64), stand_in(), 64, "chunk") == (chunked, False)
 
 
 @needs_triton
 def test_auto_says_once_why_it_leaves_them_out(gpu):
     gpu(7, 5)
     with pytest.warns(UserWarning, match=r"a GPU has compute capability \(7, 5\)"):
-        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk") == (chunked, False)
+        assert backends.choose_backend("auto", matrix(64), stand_in(), 64, "chunk") == (chunked, False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
+        assert backends.choose_backend("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
 
 
 def test_auto_without_triton_runs_and_says_what_is_missing(gpu, monkeypatch):
     gpu(9, 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.warns(UserWarning, match="triton is not installed"):
-        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
+        assert backends.choose_backend("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
     with pytest.raises(RuntimeError, match="got 'triton', expected .*: triton is not installed"):
-        backends.choose("triton", matrix(64), stand_in(), 64, "chunk")
+        backends.choose_backend("triton", matrix(64), stand_in(), 64, "chunk")
 
 
 @needs_triton
@@ -73,10 +73,10 @@ def test_auto_leaves_them_out_where_triton_is_too_old(gpu, monkeypatch):
     gpu(9, 0)
     monkeypatch.setattr("titans_mini.kernels.versions.version", lambda: (3, 2))
     with pytest.warns(UserWarning, match=r"Triton 3\.2 is installed, and the kernels need 3\.3 or newer"):
-        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
+        assert backends.choose_backend("auto", matrix(64), stand_in(), 64, "chunk")[0] is chunked
     for newer in ((3, 3), (4, 0), None):
         monkeypatch.setattr("titans_mini.kernels.versions.version", lambda newer=newer: newer)
-        assert backends.choose("auto", matrix(64), stand_in(), 64, "chunk")[0] is kernels().run
+        assert backends.choose_backend("auto", matrix(64), stand_in(), 64, "chunk")[0] is kernels().run
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_which_interpreters_run_the_kernels(monkeypatch, version, numpy, reason)
     """So it was with 3.1 to 3.7, each with tests of the kernels; newer and unknown ones are trusted."""
     monkeypatch.setattr(versions, "version", lambda: version)
     monkeypatch.setattr(versions.np, "__version__", numpy)
-    said = versions.unfit(interpreted=True)
+    said = versions.unsupported_reason(interpreted=True)
     assert said is None if reason is None else re.match(reason, said)
 
 
@@ -120,7 +120,7 @@ def test_the_version_of_triton_is_found_without_loading_it():
 def test_what_the_kernels_cannot_run(gpu, net, C, dtype, reason):
     gpu(9, 0)
     with pytest.raises(RuntimeError, match=reason):
-        backends.choose("triton", network(**net), stand_in(dtype), C, "chunk")
+        backends.choose_backend("triton", network(**net), stand_in(dtype), C, "chunk")
 
 
 @needs_triton

@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels.helpers import DEVICE, GPU, Guarded, needs_triton
 from titans_mini.memory.gates import coefficients as definition
-from titans_mini.memory.gates import one_step_earlier
+from titans_mini.memory.gates import shift_by_one
 
 pytestmark = needs_triton
 
@@ -72,7 +72,7 @@ def test_the_derivative(shift):
 
 def projected(c, rows, shift):
     """Weigh the coefficients with the gradients that arrive at them."""
-    before = one_step_earlier(c)
+    before = shift_by_one(c)
     total = 0
     for of_rows, weights in ((before if shift else c, rows[:3]), (before, rows[3:6])):
         total += sum((getattr(of_rows, n) * w).sum() for n, w in zip("Gbf", weights, strict=True))

@@ -136,8 +136,8 @@ def test_what_the_kernels_cannot_run(net, C, reason):
     from titans_mini.kernels import mlp
 
     net = network(**net)
-    assert reason in mlp.refusal(net, torch.zeros(1, 1, 1, net.dim, dtype=torch.bfloat16), C, "chunk")
-    assert mlp.refusal(network(64), torch.zeros(1, 1, 1, 64, dtype=torch.bfloat16), 64, "chunk") is None
+    assert reason in mlp.unsupported_reason(net, torch.zeros(1, 1, 1, net.dim, dtype=torch.bfloat16), C, "chunk")
+    assert mlp.unsupported_reason(network(64), torch.zeros(1, 1, 1, 64, dtype=torch.bfloat16), 64, "chunk") is None
 
 
 def test_float32_tiles_that_no_gpu_holds_are_refused(monkeypatch):
@@ -149,11 +149,11 @@ def test_float32_tiles_that_no_gpu_holds_are_refused(monkeypatch):
 
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     v = torch.zeros(1, 1, 1, 64)
-    assert "shared memory" in mlp.refusal(network(64), v, 64, "chunk")
-    assert mlp.refusal(network(64), v, 32, "chunk") is None
-    assert mlp.refusal(network(64), v.bfloat16(), 64, "chunk") is None
-    assert "shared memory" in mlp.refusal(network(96), torch.zeros(1, 1, 1, 96), 21, "chunk")
-    assert mlp.refusal(network(96), torch.zeros(1, 1, 1, 96), 16, "chunk") is None
+    assert "shared memory" in mlp.unsupported_reason(network(64), v, 64, "chunk")
+    assert mlp.unsupported_reason(network(64), v, 32, "chunk") is None
+    assert mlp.unsupported_reason(network(64), v.bfloat16(), 64, "chunk") is None
+    assert "shared memory" in mlp.unsupported_reason(network(96), torch.zeros(1, 1, 1, 96), 21, "chunk")
+    assert mlp.unsupported_reason(network(96), torch.zeros(1, 1, 1, 96), 16, "chunk") is None
 
 
 # -- bfloat16: what its rounding does, without a GPU -------------------------------------------------------------------

@@ -27,10 +27,10 @@ class Event:
 def sent(monkeypatch):
     """Ends on their way from a made-up GPU."""
     found = deque()
-    monkeypatch.setitem(checks._sent, "gpu", found)
+    monkeypatch.setitem(checks._pending, "gpu", found)
 
     def send(low, high, arrived):
-        found.append(checks._Sent(("alpha",), torch.tensor([low, high]), Event(arrived)))
+        found.append(checks._Pending(("alpha",), torch.tensor([low, high]), Event(arrived)))
 
     return found, send
 
@@ -40,24 +40,24 @@ def sent(monkeypatch):
 )
 def test_on_a_cpu_at_once(value, message):
     good = torch.full((2, 3), 0.5)
-    checks.check_ranges({"alpha": good, "eta": good.double(), "theta": good})
+    checks.check_gate_ranges({"alpha": good, "eta": good.double(), "theta": good})
     bad = good.clone()
     bad[1, 2] = value
     with pytest.raises(ValueError, match=message) as error:
-        checks.check_ranges({"alpha": bad, "eta": good})
+        checks.check_gate_ranges({"alpha": bad, "eta": good})
     assert "earlier" not in str(error.value)
 
 
 def test_ends_of_double_precision_are_not_rounded():
     high = torch.tensor([0.5, 1 + 1e-12], dtype=torch.float64)
     with pytest.raises(ValueError, match="theta: got values"):
-        checks.check_ranges({"alpha": torch.rand(3), "theta": high})
+        checks.check_gate_ranges({"alpha": torch.rand(3), "theta": high})
 
 
 def test_what_has_not_arrived_is_not_waited_for(sent):
     found, send = sent
     send(0.0, 2.0, arrived=False)
-    checks.settle("gpu")
+    checks.check_earlier_calls("gpu")
     assert len(found) == 1 and not found[0].arrived.waited_for
 
 
@@ -66,10 +66,10 @@ def test_what_has_arrived_is_judged_and_the_rest_stays(sent):
     for high, arrived in ((1.0, True), (2.0, True), (3.0, True), (1.0, False)):
         send(0.0, high, arrived)
     with pytest.raises(ValueError, match=r"alpha: got values in \[0.0, 2.0\].*earlier call on this GPU"):
-        checks.settle("gpu")
+        checks.check_earlier_calls("gpu")
     with pytest.raises(ValueError, match=r"\[0.0, 3.0\]"):
-        checks.settle("gpu")
-    checks.settle("gpu")
+        checks.check_earlier_calls("gpu")
+    checks.check_earlier_calls("gpu")
     assert len(found) == 1
 
 
@@ -78,7 +78,7 @@ def test_asked_to_wait_it_waits(sent):
     send(float("nan"), float("nan"), arrived=False)
     event = found[0].arrived
     with pytest.raises(ValueError, match="alpha: got NaN.*earlier"):
-        checks.settle("gpu", wait=True)
+        checks.check_earlier_calls("gpu", wait=True)
     assert event.waited_for and not found
 
 
@@ -86,7 +86,7 @@ def test_no_more_are_on_their_way_than_so_many(sent):
     found, send = sent
     for _ in range(checks.MOST):
         send(0.0, 1.0, arrived=False)
-    checks.settle("gpu")
+    checks.check_earlier_calls("gpu")
     assert len(found) == checks.MOST - 1
 
 
@@ -94,10 +94,10 @@ def test_no_more_are_on_their_way_than_so_many(sent):
 def test_on_a_gpu_by_the_next_call():
     good = torch.full((2, 3), 0.5, device="cuda")
     device = good.device
-    checks.settle(device, wait=True)
-    checks.check_ranges({"alpha": good + 1, "eta": good})
+    checks.check_earlier_calls(device, wait=True)
+    checks.check_gate_ranges({"alpha": good + 1, "eta": good})
     torch.cuda.synchronize()
     with pytest.raises(ValueError, match="alpha: got values.*earlier call on this GPU"):
-        checks.check_ranges({"alpha": good, "eta": good})
-    checks.check_ranges({"alpha": good, "eta": good})
-    checks.settle(device, wait=True)
+        checks.check_gate_ranges({"alpha": good, "eta": good})
+    checks.check_gate_ranges({"alpha": good, "eta": good})
+    checks.check_earlier_calls(device, wait=True)

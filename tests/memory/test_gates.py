@@ -14,8 +14,8 @@ from titans_mini.memory.gates import (
     half_life_bias,
     half_life_to_alpha,
     log_spaced_half_lives,
-    one_step_earlier,
     rows_of,
+    shift_by_one,
 )
 
 
@@ -78,7 +78,7 @@ def test_one_gate_may_serve_all_layers_while_the_other_is_per_layer(wide):
 
 def test_one_step_earlier_shifts_every_row_and_starts_at_the_start():
     c = coefficients(*gates())
-    before = one_step_earlier(c)
+    before = shift_by_one(c)
     for got, was, first in zip(before[:3], c[:3], (1.0, 1.0, 0.0), strict=True):
         assert torch.equal(got[..., 1:], was[..., :-1]) and (got[..., 0] == first).all()
     for got, was in zip(before[3:], c[3:], strict=True):
@@ -164,7 +164,7 @@ def many_chunks(c, dtype=torch.float64, seed=0):
 def test_the_table_holds_the_coefficients(c):
     alpha, eta = many_chunks(c)
     (table, _), after = coefficient_table(alpha, eta), coefficients(alpha, eta)
-    for read, expected in (("after", after), ("before", one_step_earlier(after))):
+    for read, expected in (("after", after), ("before", shift_by_one(after))):
         rows = rows_of(table, read)
         for found, exact in zip(rows, (expected.b[..., None], expected.f[..., None], expected.G), strict=True):
             torch.testing.assert_close(found, exact, rtol=0, atol=1e-13)

@@ -111,7 +111,7 @@ def test_keys_values_and_gates_learn_through_the_update(options):
     layer, x = layer_of(options), tokens(T=16)
     conv = layer.init_state(2).conv
     early, late = x[:, :10], x[:, 10:].detach()
-    q, k, v, conv = layer.qkv(early, conv)
+    q, k, v, conv = layer.project(early, conv)
     gates = layer.gates(early)
     written = [z.detach().requires_grad_() for z in (k, v, *gates)]
     _, memory = neural_memory(q, *written, layer.init_state(2).memory, net=layer.net, **layer.options)
@@ -294,7 +294,7 @@ def test_default_step_sizes():
 def test_queries_and_keys_are_unit_vectors_and_the_convolution_is_causal():
     layer, x = layer_of(), tokens()
     state = layer.init_state(2)
-    q, k, v, conv = layer.qkv(x, state.conv)
+    q, k, v, conv = layer.project(x, state.conv)
     for z in (q, k):
         assert (z.norm(dim=-1) - 1).abs().max() <= 1e-14
     assert q.shape == v.shape == (2, 2, 13, 4)
@@ -310,7 +310,7 @@ def test_the_output_is_what_the_memory_answers_normed_gated_and_projected():
     layer, x = layer_of(), tokens()
     y, _ = layer(x)
     state = layer.init_state(2)
-    q, k, v, _ = layer.qkv(x, state.conv)
+    q, k, v, _ = layer.project(x, state.conv)
     answer, _ = neural_memory(q, k, v, *layer.gates(x), state.memory, net=layer.net, chunk_size=4)
     answer = answer / (answer.square().mean(-1, keepdim=True) + 1e-6).sqrt() * layer.output_norm
     gate = torch.nn.functional.silu(x @ layer.to_output_gate.weight.T)

@@ -248,7 +248,7 @@ def test_float32_over_4096_tokens_of_the_default_layer(depth, C):
     torch.manual_seed(0)
     layer = NeuralMemory(64, heads=4, depth=depth, chunk_size=C)
     x = torch.randn(1, 4096, 64)
-    q, k, v, _ = layer.qkv(x, layer.init_state(1).conv)
+    q, k, v, _ = layer.project(x, layer.init_state(1).conv)
     gates = layer.gates(x)
     net64 = network(D=16, depth=depth, expansion=4, eps=layer.net.eps)
     net64.load_state_dict(layer.net.state_dict())

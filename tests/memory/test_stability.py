@@ -171,7 +171,7 @@ def test_the_norms_eps_keeps_short_heads_from_amplifying_rounding():
         answers = []
         for z in (x, moved):
             state = layer.init_state(1)
-            q, k, v, _ = layer.qkv(z, state.conv)
+            q, k, v, _ = layer.project(z, state.conv)
             y, _ = neural_memory(q, k, v, *layer.gates(z), state.memory, net=layer.net, **layer.options)
             answers.append(y)
         return (answers[0] - answers[1])[0, :, -96:].norm(dim=-1).amax(-1) / 1e-7  # (H,)

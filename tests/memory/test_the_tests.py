@@ -11,7 +11,7 @@ def parity(depth=2, residual=True, norm=True, layers=None, read="after"):
     return lambda: test_parity.sweep(depth, residual, norm, layers, read)
 
 
-def exact(read="after"):
+def exact_rule(read="after"):
     check = test_parity.test_anchor_token_is_chunk_size_1_whatever_the_chunk_size
     return lambda: check(False, read, "chunked")
 
@@ -160,9 +160,9 @@ CHUNKED = [
     (residual_not_in_the_gradient, parity(norm=False)),
     (a_half_in_the_loss, parity()),
     (a_half_in_the_loss, parity(depth=1, residual=False, norm=False)),
-    (no_shift, exact()),
-    (online_errors_that_ignore_each_other, exact()),
-    (no_shift, exact("before")),
+    (no_shift, exact_rule()),
+    (online_errors_that_ignore_each_other, exact_rule()),
+    (no_shift, exact_rule("before")),
 ]
 
 
@@ -323,6 +323,6 @@ def test_causality_notices_a_mask_that_lets_the_future_in(monkeypatch):
 def test_errors_notice_a_check_that_is_gone(monkeypatch):
     (case,) = [c[1:] for c in test_errors.CASES if c[0] == "NaN in alpha"]
     test_errors.test_one_clear_error_and_an_unchanged_state(*case)
-    monkeypatch.setattr(checks, "check_ranges", lambda *_: None)
+    monkeypatch.setattr(checks, "check_gate_ranges", lambda *_: None)
     with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
         test_errors.test_one_clear_error_and_an_unchanged_state(*case)

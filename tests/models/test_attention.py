@@ -10,8 +10,8 @@ import torch
 from titans_mini.models.attention import (
     Attention,
     AttentionState,
-    Recalled,
-    as_scores,
+    MemoryKeys,
+    additive_mask,
     rotate,
     segment_lengths,
     window_mask,
@@ -30,7 +30,7 @@ def inputs(B=2, T=50, seed=1):
 
 def oracle(a, x, prefix=None):
     """Every query by itself, a loop over what it may see."""
-    q, k, v = a.heads_of(a.to_qkv(x), 3)
+    q, k, v = a.split_heads(a.to_qkv(x), 3)
     places = torch.arange(x.shape[1])
     turned = places % a.segment if a.segment else places
     q, k = (rotate(z, turned + a.offset, a.rope_base) for z in (q, k))
@@ -122,7 +122,7 @@ def test_pairs_turn_like_complex_numbers():
 
 
 def test_masks_by_hand():
-    assert as_scores(window_mask(2, 1, 2), torch.float32).tolist() == [[0, 0, -torch.inf], [-torch.inf, 0, 0]]
+    assert additive_mask(window_mask(2, 1, 2), torch.float32).tolist() == [[0, 0, -torch.inf], [-torch.inf, 0, 0]]
     assert window_mask(2, 1, 2).tolist() == [[True, True, False], [False, True, True]]
     assert window_mask(2, 1, None).tolist() == [[True, True, False], [True, True, True]]
     assert segment_lengths(10, 6, 4) == [2, 4, 4]
@@ -163,7 +163,7 @@ LAYOUTS += [Layout(prefix=1, extra=4, stride=2), Layout(2, 3, 4, None, 3, 4), La
 def dense(layout, T):
     """The mask that the other implementation uses for the same layout."""
     k = torch.zeros(1, 1, layout.extra, 2)
-    h = Recalled(k, k, layout.stride, layout.begun, layout.all_extra).visible(T)
+    h = MemoryKeys(k, k, layout.stride, layout.begun, layout.all_extra).visible(T)
     return torch.cat([torch.ones(T, layout.prefix).bool(), h, window_mask(T, layout.old, layout.window)], 1)
 
 

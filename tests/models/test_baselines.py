@@ -28,7 +28,7 @@ def test_equal_by_algebra_to_the_published_rule(gated, C):
     layer.to_gates.weight.normal_(0, 0.5)
     x = torch.randn(2, 40, 16, dtype=torch.float64)
     state = layer.init_state(2)
-    q, k, v, _ = layer.qkv(x, state.conv)
+    q, k, v, _ = layer.project(x, state.conv)
     alpha, eta, theta = layer.gates(x)
     keep = 1 - alpha[..., 0]
     beta = 2 * theta[..., 0] / keep
@@ -45,7 +45,7 @@ def test_with_the_same_gates_gated_delta_is_not_the_memory_without_momentum():
     layer = DeltaMemory(16, 2, gated=True, half_life=(4, 8)).double()
     x = torch.randn(1, 40, 16, dtype=torch.float64)
     state = layer.init_state(1)
-    q, k, v, _ = layer.qkv(x, state.conv)
+    q, k, v, _ = layer.project(x, state.conv)
     alpha, eta, theta = layer.gates(x)
     keep, beta = 1 - alpha[..., 0], 2 * theta[..., 0] / (1 - alpha[..., 0])
     naive, _ = neural_memory(q, k, v, alpha, eta, beta[..., None] / 2, state.memory, net=layer.net, anchor="token")

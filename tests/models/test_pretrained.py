@@ -103,7 +103,7 @@ def test_writing_can_be_forbidden_from_a_character_on(model):
 def test_writing_is_scaled_for_a_while_only(model):
     memories = [block.mixer.memory for block in model.blocks]
     before = [m.max_theta for m in memories]
-    with pytest.raises(RuntimeError, match="on purpose"), pretrained.writing(model, 0.5):
+    with pytest.raises(RuntimeError, match="on purpose"), pretrained.scaled_steps(model, 0.5):
         assert [m.max_theta for m in memories] == [0.5 * x for x in before]
         raise RuntimeError("on purpose")
     assert [m.max_theta for m in memories] == before

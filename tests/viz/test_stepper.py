@@ -130,7 +130,9 @@ def test_the_push_of_the_first_token_is_its_step_times_its_gradient(widget, mode
     asked.load_state_dict(history[100][1])
     with torch.no_grad():
         x = asked.embed(TOKENS[None, :1])
-        _, k, v, _ = (z[0, 0, 0] if z.dim() == 4 else z for z in asked.memory.qkv(x, asked.memory.init_state(1).conv))
+        _, k, v, _ = (
+            z[0, 0, 0] if z.dim() == 4 else z for z in asked.memory.project(x, asked.memory.init_state(1).conv)
+        )
         theta = asked.memory.gates(x)[2][0, 0, 0, 0]
         error = k @ asked.memory.initial_weights[0][0] - v
     expected = theta * 2 * torch.outer(k, error).norm()

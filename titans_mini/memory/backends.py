@@ -21,7 +21,7 @@ BACKENDS = {"recurrence": recurrence, "chunked": chunked, "triton": None}  # the
 CHECKOUT = Path(__file__).parent.parent.parent / "kernels"
 
 
-def choose(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> tuple[Callable, bool]:
+def choose_backend(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> tuple[Callable, bool]:
     """Pick the function that runs the memory.
 
     "auto" is "triton" on a GPU where the kernels can run this memory, "chunked" elsewhere; on a GPU it says once why
@@ -42,7 +42,7 @@ def choose(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anchor: str
     """
     if backend != "triton" and not (backend == "auto" and v.is_cuda):
         return BACKENDS["chunked" if backend == "auto" else backend], False
-    reason = kernels().refusal(net, v, chunk_size, anchor)
+    reason = kernels().unsupported_reason(net, v, chunk_size, anchor)
     if reason is None:
         return kernels().run, True
     if backend == "triton":

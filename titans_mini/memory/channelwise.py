@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from titans_mini.memory.derivatives import ACTIVATIONS
-from titans_mini.memory.gates import coefficients, one_step_earlier
+from titans_mini.memory.gates import coefficients, shift_by_one
 from titans_mini.memory.network import MemoryNet
 from titans_mini.memory.state import MemoryState
 
@@ -67,7 +67,7 @@ def channelwise(
     y = []
     for part in zip(*(x.split(_sizes(T, chunk_size, position), 1) for x in (*tokens, rates, *steps)), strict=True):
         at = at if position else M
-        y_part, M, S = _kept_small(net, read, part, M, S, at)
+        y_part, M, S = _checkpointed_chunk(net, read, part, M, S, at)
         y.append(y_part)
         position = (position + part[0].shape[1]) % chunk_size
     at = at if position else M
@@ -83,7 +83,7 @@ def _sizes(T: int, C: int, position: int) -> list[int]:
     return [size for size in sizes if size]
 
 
-def _kept_small(
+def _checkpointed_chunk(
     net: MemoryNet, read: str, part: tuple[Tensor, ...], M: list[Tensor], S: list[Tensor], at: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Run a chunk; where gradients are wanted, keep its inputs only and compute it again in the backward pass."""
@@ -126,21 +126,21 @@ def channel_chunk(
         z.append(a[layer] @ W)
         a.append(sigma(z[layer]))
     error = 2 * (net.finish(z[-1], k) - v)
-    deltas, _ = net.deltas(error, z, at, [_slope(net.activation, x) for x in z[:-1]])
+    deltas, _ = net.deltas(error, z, at, [_differentiable_derivative(net.activation, x) for x in z[:-1]])
     h, M_next, S_next = q, [], []
     for layer, (W, P) in enumerate(zip(M, S, strict=True)):
         s = theta[..., layer, None] * deltas[layer]  # (N, c, out)
         rates = alpha[..., layer, :].mT  # (N, D, c)
         c = coefficients(rates, eta[..., layer].unsqueeze(-2).expand_as(rates))
         end = _end(c, a[layer], s, W, P)
-        z_read = _read(c if read == "after" else one_step_earlier(c), h, a[layer], s, W, P)
+        z_read = _read(c if read == "after" else shift_by_one(c), h, a[layer], s, W, P)
         h = sigma(z_read) if layer < net.depth - 1 else z_read
         M_next.append(end[0])
         S_next.append(end[1])
     return net.finish(h, q), M_next, S_next
 
 
-def _slope(activation: str, z: Tensor) -> Tensor:
+def _differentiable_derivative(activation: str, z: Tensor) -> Tensor:
     """Find σ′(z) in operations that autograd can differentiate: PyTorch's own silu_backward is not one of them."""
     if activation == "silu":
         x = torch.sigmoid(z)
@@ -148,7 +148,7 @@ def _slope(activation: str, z: Tensor) -> Tensor:
     return ACTIVATIONS[activation].derivative(z)
 
 
-def _wide(x: Tensor, outputs: int) -> Tensor:
+def _repeat_channels(x: Tensor, outputs: int) -> Tensor:
     """Give neighbouring outputs the rate that they share: (N, D, …) to (N, outputs, …)."""
     return x.repeat_interleave(outputs // x.shape[1], 1)
 
@@ -158,14 +158,14 @@ def _read(c, h: Tensor, a: Tensor, s: Tensor, W: Tensor, P: Tensor) -> Tensor:
     D, outputs = c.b.shape[1], s.shape[-1]
     scores = (h @ a.mT).unsqueeze(1) * c.G  # (N, D, c, c): causal through G
     written = scores @ s.unflatten(-1, (D, -1)).transpose(1, 2)  # (N, D, c, r)
-    b, f = (_wide(x, outputs).mT for x in (c.b, c.f))  # (N, c, out)
+    b, f = (_repeat_channels(x, outputs).mT for x in (c.b, c.f))  # (N, c, out)
     return b * (h @ W) + f * (h @ P) - written.transpose(1, 2).flatten(2)
 
 
 def _end(c, a: Tensor, s: Tensor, W: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
     """Where memory and momentum are after the chunk. The momentum's decay η is one number, so n is one row."""
     outputs = s.shape[-1]
-    b, f = (_wide(x, outputs)[:, None, :, -1] for x in (c.b, c.f))  # (N, 1, out)
-    G = _wide(c.G[..., -1, :], outputs).mT  # (N, c, out)
+    b, f = (_repeat_channels(x, outputs)[:, None, :, -1] for x in (c.b, c.f))  # (N, 1, out)
+    G = _repeat_channels(c.G[..., -1, :], outputs).mT  # (N, c, out)
     n, m = c.n[:, 0, -1, :, None], c.m[:, 0, -1, None, None]
     return b * W + f * P - a.mT @ (G * s), m * P - a.mT @ (n * s)

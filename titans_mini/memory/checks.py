@@ -73,7 +73,7 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, t
     for name in ("alpha", "eta", "theta"):
         check_gate_shape(name, named[name], v, net)
     if v.shape[:3].numel():
-        check_ranges({name: named[name] for name in ("alpha", "eta", "theta")})
+        check_gate_ranges({name: named[name] for name in ("alpha", "eta", "theta")})
 
 
 def check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
@@ -135,7 +135,7 @@ def check_state(
 MOST = 64  # calls whose ends are on their way; the next one waits for the oldest
 
 
-class _Sent(NamedTuple):
+class _Pending(NamedTuple):
     """Ends on their way to the host."""
 
     names: tuple[str, ...]
@@ -143,10 +143,10 @@ class _Sent(NamedTuple):
     arrived: torch.cuda.Event
 
 
-_sent: dict[torch.device, deque[_Sent]] = {}
+_pending: dict[torch.device, deque[_Pending]] = {}
 
 
-def check_ranges(gates: dict[str, Tensor]) -> None:
+def check_gate_ranges(gates: dict[str, Tensor]) -> None:
     """Refuse gates with NaN or outside [0, 1]; on a GPU those of an earlier call.
 
     Args:
@@ -160,13 +160,13 @@ def check_ranges(gates: dict[str, Tensor]) -> None:
     if device.type == "meta":  # shapes without numbers
         return
     if device.type != "cuda":
-        judge(tuple(gates), _numbers(gates))
+        raise_if_outside(tuple(gates), _numbers(gates))
     elif not torch.cuda.is_current_stream_capturing():
-        settle(device)
-        _send(device, gates)
+        check_earlier_calls(device)
+        _copy_to_host(device, gates)
 
 
-def ends(gates: dict[str, Tensor]) -> Tensor:
+def min_and_max(gates: dict[str, Tensor]) -> Tensor:
     """Find the least and the greatest of each gate: (2 · gates,); NaN passes through both."""
     return torch.stack([x for gate in gates.values() for x in torch.aminmax(gate.detach())])
 
@@ -174,7 +174,7 @@ def ends(gates: dict[str, Tensor]) -> Tensor:
 def _numbers(gates: dict[str, Tensor]) -> list[float]:
     """Look at the ends of gates on a CPU."""
     try:
-        return [x.item() for x in ends(gates).cpu()]  # under torch.func.grad `tolist` came later than `item`
+        return [x.item() for x in min_and_max(gates).cpu()]  # under torch.func.grad `tolist` came later than `item`
     except RuntimeError as error:
         raise RuntimeError(
             f"{', '.join(gates)}: got tensors whose numbers cannot be looked at, expected ordinary ones: torch.vmap or "
@@ -182,7 +182,7 @@ def _numbers(gates: dict[str, Tensor]) -> list[float]:
         ) from error
 
 
-def judge(names: tuple[str, ...], found: list[float], earlier: str = "") -> None:
+def raise_if_outside(names: tuple[str, ...], found: list[float], earlier: str = "") -> None:
     """Raise if a gate leaves [0, 1].
 
     Args:
@@ -199,7 +199,7 @@ def judge(names: tuple[str, ...], found: list[float], earlier: str = "") -> None
             raise ValueError(f"{name}: got values in [{low}, {high}], expected [0, 1]: a sigmoid missing?{earlier}")
 
 
-def settle(device: torch.device, wait: bool = False) -> None:
+def check_earlier_calls(device: torch.device, wait: bool = False) -> None:
     """Judge the gates of earlier calls on a GPU, as far as their ends have arrived.
 
     Args:
@@ -209,21 +209,23 @@ def settle(device: torch.device, wait: bool = False) -> None:
     Raises:
         ValueError: the first gate found wrong. What was sent before and after it is still judged by later calls.
     """
-    waiting = _sent.get(device, ())
+    waiting = _pending.get(device, ())
     while waiting and (wait or len(waiting) >= MOST or waiting[0].arrived.query()):
         names, found, arrived = waiting.popleft()
         arrived.synchronize()
-        judge(names, found.tolist(), " (It was an earlier call on this GPU: no call waits for its own gates.)")
+        raise_if_outside(
+            names, found.tolist(), " (It was an earlier call on this GPU: no call waits for its own gates.)"
+        )
 
 
-def _send(device: torch.device, gates: dict[str, Tensor]) -> None:
+def _copy_to_host(device: torch.device, gates: dict[str, Tensor]) -> None:
     """Let the ends of gates travel to the host, without waiting for them."""
     with torch.cuda.device(device):
-        found = ends(gates)
+        found = min_and_max(gates)
         host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-    _sent.setdefault(device, deque()).append(_Sent(tuple(gates), host, arrived))
+    _pending.setdefault(device, deque()).append(_Pending(tuple(gates), host, arrived))
 
 
 # -- the input of a layer ----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from titans_mini.memory.backends import choose
+from titans_mini.memory.backends import choose_backend
 from titans_mini.memory.channelwise import channelwise
 from titans_mini.memory.checks import HALF, check_channels, check_options, check_state, check_tensors
 from titans_mini.memory.network import MemoryNet
@@ -60,7 +60,7 @@ def neural_memory(
 
     Raises:
         ValueError: shapes, gates, sizes or options that cannot be. On a GPU, gates outside [0, 1] are said by the next
-            call, for nobody waits for their numbers: `checks.settle(device, wait=True)` does.
+            call, for nobody waits for their numbers: `checks.check_earlier_calls(device, wait=True)` does.
         TypeError: inputs that are not floating-point tensors of one type on one device.
         RuntimeError: backend="triton" where its kernels cannot run; it says why.
 
@@ -76,18 +76,18 @@ def neural_memory(
         state = net.init_state(B, H, device=v.device, dtype=dtype)
     check_state(state, net, B, H, v.device, dtype, chunk_size, anchor)
     gates = [x.unsqueeze(-1) if x.dim() == 3 else x for x in (alpha, eta, theta)]
-    (run, takes_half), outer = choose(backend, net, v, chunk_size, anchor), torch.is_grad_enabled()
+    (run, takes_half), outer = choose_backend(backend, net, v, chunk_size, anchor), torch.is_grad_enabled()
     if alpha.dim() == 5 and run is not recurrence:
         run, takes_half = channelwise, False
     grouping = () if run is recurrence else (group_size,)
     # inference mode off: the memory differentiates while it reads
     with torch.inference_mode(False), torch.set_grad_enabled(outer), no_autocast(v.device):
-        inputs = [_ordinary(x if takes_half else x.to(dtype)) for x in (q, k, v)]
-        inputs += [_ordinary(x.to(dtype)) for x in gates]
-        y, state = run(*inputs, state.map(_ordinary), net, chunk_size, anchor, read, *grouping)
+        inputs = [_leave_inference_mode(x if takes_half else x.to(dtype)) for x in (q, k, v)]
+        inputs += [_leave_inference_mode(x.to(dtype)) for x in gates]
+        y, state = run(*inputs, state.map(_leave_inference_mode), net, chunk_size, anchor, read, *grouping)
         return y.to(v.dtype), state
 
 
-def _ordinary(x: Tensor) -> Tensor:
+def _leave_inference_mode(x: Tensor) -> Tensor:
     """Copy a tensor that was born in inference mode: autograd refuses it."""
     return x.clone() if x.is_inference() else x

@@ -36,7 +36,7 @@ class Coefficients(NamedTuple):
     n: Tensor
 
 
-def exact(gates: Tensor) -> Tensor:
+def to_float64(gates: Tensor) -> Tensor:
     """Widen gates to float64 before they are multiplied up.
 
     A half-life of a million tokens is α = 7e-7. In float32 1 − α is 3 % off in what it forgets, in the same direction
@@ -63,7 +63,7 @@ def coefficients(alpha: Tensor, eta: Tensor) -> Coefficients:
 
     Built in: notebooks/08 · Paper: eq. 16–18
     """
-    keep, carry = 1 - exact(alpha), exact(eta)
+    keep, carry = 1 - to_float64(alpha), to_float64(eta)
     unit = torch.eye(keep.shape[-1], dtype=keep.dtype, device=keep.device)
     n_t = G_t = torch.zeros_like(keep)  # (..., C): row t of n and of G
     m_t = b_t = torch.ones_like(keep[..., :1])
@@ -81,7 +81,7 @@ def coefficients(alpha: Tensor, eta: Tensor) -> Coefficients:
     return Coefficients(*(x.to(alpha.dtype) for x in (b, m, f, torch.stack(G, -2), torch.stack(n, -2))))
 
 
-def one_step_earlier(c: Coefficients) -> Coefficients:
+def shift_by_one(c: Coefficients) -> Coefficients:
     """Shift the coefficients by one token: row t then describes M_{t−1} and S_{t−1}.
 
     Args:
@@ -141,7 +141,9 @@ def coefficient_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple
     Built in: notebooks/08 · Paper: eq. 16–18
     """
     c, lead = alpha.shape[-1], alpha.shape[:-1]
-    keep, carry = (x.flatten(0, -2).mT.unsqueeze(-1).contiguous() for x in (1 - exact(alpha), exact(eta)))  # (c, X, 1)
+    keep, carry = (
+        x.flatten(0, -2).mT.unsqueeze(-1).contiguous() for x in (1 - to_float64(alpha), to_float64(eta))
+    )  # (c, X, 1)
     n, G = (keep.new_zeros(keep.shape[1], c + 2) for _ in range(2))  # (X, c+2), the rows of the present token
     G[:, 0], n[:, 1] = 1, 1
     table = alpha.new_empty(c + 2, *G.shape)  # token before chunk: each row is written in one piece

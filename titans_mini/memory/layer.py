@@ -240,7 +240,7 @@ class NeuralMemory(nn.Module):
         """Choose what keys are bound to: the values; the gated delta rule has another idea."""
         return v
 
-    def qkv(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Project to queries, keys and values.
 
         Args:
@@ -279,7 +279,7 @@ class NeuralMemory(nn.Module):
         if x.shape[1] == 0:  # the convolution refuses an empty sequence
             return torch.zeros_like(x), state
         y, state = self.write(x, state)
-        return self.answer(y, self.output_gate(x)), state
+        return self.project_output(y, self.output_gate(x)), state
 
     def write(self, x: Tensor, state: NeuralMemoryState) -> tuple[Tensor, NeuralMemoryState]:
         """Let the memory learn a sequence and hear what it says at every token, before `answer` shapes it.
@@ -293,13 +293,13 @@ class NeuralMemory(nn.Module):
 
         Built in: notebooks/10 · Paper: eq. 13–15, 24
         """
-        q, k, v, conv = self.qkv(x, state.conv)
+        q, k, v, conv = self.project(x, state.conv)
         gates = self.gates(x)
         v = self.targets(v, gates[0])
         y, memory = neural_memory(q, k, v, *gates, state.memory, net=self.net, **self.options)
         return y, NeuralMemoryState(memory=memory, conv=conv)
 
-    def recall(self, x: Tensor, weights: tuple[Tensor, ...], conv: Tensor) -> tuple[Tensor, Tensor]:
+    def retrieve(self, x: Tensor, weights: tuple[Tensor, ...], conv: Tensor) -> tuple[Tensor, Tensor]:
         """Ask without writing, M*(q): every token reads the same memory.
 
         Args:
@@ -312,10 +312,10 @@ class NeuralMemory(nn.Module):
 
         Built in: notebooks/10 · Paper: eq. 15, 21
         """
-        q, conv = self.queries(x, conv)
-        return self.answer(self.ask(q, weights), self.output_gate(x)), conv
+        q, conv = self.project_queries(x, conv)
+        return self.project_output(self.read(q, weights), self.output_gate(x)), conv
 
-    def queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
+    def project_queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
         """Project to queries alone: (B, T, dim) to (B, H, T, D), and the convolution's next state; see `recall`."""
         inner = self.heads * self.head_dim
         wide = F.linear(x, self.to_qkv.weight[:inner])  # (B, T, H·D)
@@ -323,7 +323,7 @@ class NeuralMemory(nn.Module):
         q = F.silu(mixed).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return F.normalize(q, dim=-1, eps=1e-6), conv
 
-    def ask(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    def read(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""
         with no_autocast(q.device):
             return self.net(weights, q.to(weights[0].dtype))
@@ -332,7 +332,7 @@ class NeuralMemory(nn.Module):
         """Say what of an answer passes on: (B, T, dim) to (B, T, H·D)."""
         return F.silu(self.to_output_gate(x))
 
-    def answer(self, y: Tensor, gate: Tensor) -> Tensor:
+    def project_output(self, y: Tensor, gate: Tensor) -> Tensor:
         """Norm per head, gate and output projection.
 
         Args:

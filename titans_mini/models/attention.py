@@ -35,11 +35,11 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
 
     Built in: notebooks/10 · Paper: section 3.3
     """
-    return turn(x, turns(x, positions, base))
+    return apply_rotary(x, rotary_cos_sin(x, positions, base))
 
 
-def turns(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Compute what `turn` multiplies with at positions; arguments as those of `rotate`.
+def rotary_cos_sin(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
+    """Compute what `apply_rotary` multiplies with at positions; arguments as those of `rotate`.
 
     Returns:
         (T, D) twice: [cos, cos], and [−sin, sin] of each angle.
@@ -47,18 +47,18 @@ def turns(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor,
     Built in: notebooks/10 · Paper: section 3.3
     """
     half = x.shape[-1] // 2
-    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=_wide(x)) / half)
+    frequency = base ** (-torch.arange(half, dtype=torch.float64, device=_float64_device(x)) / half)
     angle = positions.to(frequency.device, torch.float64)[:, None] * frequency  # token 10⁶ needs more than float32
     cos, sin = angle.cos().to(x), angle.sin().to(x)
     return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
-def turn(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
+def apply_rotary(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     """Turn [a, b] to [a cos − b sin, b cos + a sin].
 
     Args:
         x: (..., T, D), a and b its halves.
-        by: from `turns`.
+        by: from `rotary_cos_sin`.
 
     Returns:
         (..., T, D).
@@ -69,7 +69,7 @@ def turn(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)  # [b, a] is [a, b], rolled
 
 
-def _wide(x: Tensor) -> torch.device:
+def _float64_device(x: Tensor) -> torch.device:
     """Where float64 exists: Apple's GPUs have none."""
     return torch.device("cpu") if x.device.type == "mps" else x.device
 
@@ -95,7 +95,7 @@ def window_mask(new: int, old: int, window: int | None, device: torch.device | N
     return mask.triu(old - window + 1) if window else mask
 
 
-def as_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn a mask into what is added to scores: 0 where it is True, else −∞.
 
     `scaled_dot_product_attention` takes either, and makes the one of the other, call after call.
@@ -112,7 +112,7 @@ def as_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -torch.inf)
 
 
-class Recalled(NamedTuple):
+class MemoryKeys(NamedTuple):
     """Keys and values beside the tokens: MAC's h, of which the first token of every `stride` has one.
 
     Attributes:
@@ -286,7 +286,7 @@ class Attention(nn.Module):
         places = torch.arange(position, position + x.shape[1], device=x.device)
         if self.segment:
             places = places % self.segment
-        qk, v = self.heads_of(self.to_qkv(x), 3).split((2, 1))
+        qk, v = self.split_heads(self.to_qkv(x), 3).split((2, 1))
         return *rotate(qk, places + self.offset, self.rope_base), v[0]
 
     def attend(
@@ -296,7 +296,7 @@ class Attention(nn.Module):
         v: Tensor,
         state: AttentionState,
         fixed: tuple[Tensor, ...] | None = None,
-        extra: Recalled | None = None,
+        extra: MemoryKeys | None = None,
         masks: dict[tuple[int, ...], Tensor] | None = None,
     ) -> tuple[Tensor, AttentionState]:
         """Weigh values, short of the output projection.
@@ -317,54 +317,54 @@ class Attention(nn.Module):
         """
         front = [] if fixed is None else [tuple(z.expand(len(q), -1, -1, -1) for z in fixed)]
         if self.implementation == "flex" and q.shape[2] > 1:
-            y = self._by_rule(q, k, v, state, front, extra)
+            y = self._attend_by_rule(q, k, v, state, front, extra)
         elif self.window and q.shape[2] > self.window:
-            y = self._in_blocks(q, k, v, state, front)
+            y = self._attend_in_blocks(q, k, v, state, front)
         else:
-            y = self._at_once(q, k, v, state, front, extra, {} if masks is None else masks)
-        return y.transpose(1, 2).flatten(2), self._next(state, k, v)
+            y = self._attend_to_all(q, k, v, state, front, extra, {} if masks is None else masks)
+        return y.transpose(1, 2).flatten(2), self._next_state(state, k, v)
 
-    def heads_of(self, x: Tensor, parts: int) -> Tensor:
+    def split_heads(self, x: Tensor, parts: int) -> Tensor:
         """Split (B, T, parts·dim) into (parts, B, H, T, D)."""
         return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4)
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
         """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
-        return self.heads_of(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
+        return self.split_heads(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
 
-    def _at_once(self, q, k, v, state, front, extra, masks) -> Tensor:
+    def _attend_to_all(self, q, k, v, state, front, extra, masks) -> Tensor:
         """All new tokens against all that is kept, with one mask."""
         if not (self.window or state.k.shape[2] or front or extra):  # the kernel skips what a causal mask hides
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        keys, values = self._in_line(k, v, state, front, extra)
+        keys, values = self._concatenate_keys(k, v, state, front, extra)
         sizes = q.shape[2], state.k.shape[2], keys.shape[2], extra.begun if extra else 0
         if sizes not in masks:
             masks[sizes] = self._mask(q, state, front, extra)
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=masks[sizes])
 
-    def _in_line(self, k, v, state, front, extra) -> tuple[Tensor, Tensor]:
+    def _concatenate_keys(self, k, v, state, front, extra) -> tuple[Tensor, Tensor]:
         """All keys and values in one line, [P ‖ h ‖ older ‖ new]."""
         parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
         keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
         return keys, values
 
     def _mask(self, q, state, front, extra) -> Tensor:
-        """Who sees whom in `_at_once`: (T, keys)."""
+        """Who sees whom in `_attend_to_all`: (T, keys)."""
         mask = window_mask(q.shape[2], state.k.shape[2], self.window, q.device)
         mask = mask if extra is None else torch.cat([extra.visible(q.shape[2]), mask], 1)
         for a, _ in front:
             mask = F.pad(mask, (a.shape[2], 0), value=True)
-        return as_scores(mask, q.dtype)
+        return additive_mask(mask, q.dtype)
 
-    def _by_rule(self, q, k, v, state, front, extra) -> Tensor:
+    def _attend_by_rule(self, q, k, v, state, front, extra) -> Tensor:
         """All new tokens against all that is kept, and a rule that says who sees whom."""
         sizes = {"prefix": sum(a.shape[2] for a, _ in front), "old": state.k.shape[2], "window": self.window}
         if extra:
             sizes |= {"extra": extra.k.shape[2], "stride": extra.stride, "begun": extra.begun}
-        keys, values = self._in_line(k, v, state, front, extra)
+        keys, values = self._concatenate_keys(k, v, state, front, extra)
         return flex(q, keys, values, Layout(**sizes, all_extra=bool(extra and extra.everything)))
 
-    def _in_blocks(self, q, k, v, state, front) -> Tensor:
+    def _attend_in_blocks(self, q, k, v, state, front) -> Tensor:
         """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
         B, T, w = len(q), q.shape[2], self.window
         count, old = -(-T // w), state.k.shape[2]
@@ -382,11 +382,11 @@ class Attention(nn.Module):
             a, b = (z.unsqueeze(1).expand(-1, count, -1, -1, -1) for z in (a, b))
             keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[3], 0), value=True)
         k, v = (torch.cat(z, 3).flatten(0, 1) for z in (keys, values))  # (B·blocks, H, …, D)
-        mask = as_scores(mask, q.dtype).repeat(B, 1, 1).unsqueeze(1)
+        mask = additive_mask(mask, q.dtype).repeat(B, 1, 1).unsqueeze(1)
         y = F.scaled_dot_product_attention(cut(q).flatten(0, 1), k, v, attn_mask=mask)
         return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
-    def _next(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
+    def _next_state(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
         """Keep what a later token can see."""
         new, position, keep = k.shape[2], state.position + k.shape[2], None
         if self.window:

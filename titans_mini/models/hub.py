@@ -16,7 +16,7 @@ except ImportError as error:
     ) from error
 
 
-class Shelf(nn.Module, PyTorchModelHubMixin, library_name="titans_mini", license="mit"):
+class HubModel(nn.Module, PyTorchModelHubMixin, library_name="titans_mini", license="mit"):
     """A model and its configuration as the mixin wants them: one argument that JSON can hold.
 
     Args:
@@ -39,7 +39,7 @@ def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str
         folder: where to write.
         options: of `PyTorchModelHubMixin.save_pretrained`.
     """
-    Shelf(config, model).save_pretrained(folder, config={"config": config}, **options)
+    HubModel(config, model).save_pretrained(folder, config={"config": config}, **options)
 
 
 def load(name: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module], **options: Any) -> nn.Module:
@@ -54,9 +54,9 @@ def load(name: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Modu
         The model, in evaluation mode.
     """
 
-    class Filled(Shelf):
+    class LoadedModel(HubModel):
         def __init__(self, config: dict[str, Any]) -> None:
             fields = {key: tuple(x) if isinstance(x, list) else x for key, x in config.items()}  # JSON has no tuples
             super().__init__(config, build(fields))
 
-    return Filled.from_pretrained(os.fspath(name), **options).model.eval()
+    return LoadedModel.from_pretrained(os.fspath(name), **options).model.eval()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from titans_mini.models.attention import Recalled, segment_lengths, turn, turns
+from titans_mini.models.attention import MemoryKeys, apply_rotary, rotary_cos_sin, segment_lengths
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.mixers import BlockState, Gate, Mixer, build_attention, build_memory
 
@@ -52,21 +52,21 @@ class MemoryAsContext(Mixer):
         state = state or self.init_state(x.shape[0])
         position, T = state.attention.position, x.shape[1]
         lengths = segment_lengths(T, position, self.c.segment)
-        self._whole_segments(lengths, position)
+        self._check_literal(lengths, position)
         fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
         tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
-        asked, conv = self._questions(x, state.context_conv, lengths, position)
-        masks, by = {}, {}  # whole segments share theirs
+        asked, conv = self._project_queries(x, state.context_conv, lengths, position)
+        masks, rotary = {}, {}  # whole segments share theirs
         ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
         for qkv, (q, gate) in zip(tokens, asked, strict=True):
-            state = self._recall(q, gate, by, state)
+            state = self._retrieve(q, gate, rotary, state)
             y, m, state = self._segment(qkv, fixed, masks, state)
             ys.append(y)
             ms.append(m)
         y, m = torch.cat(ys, 1), torch.cat(ms, 2)
-        return self.gate(y, self.memory.answer(m, self.memory.output_gate(y))), state
+        return self.gate(y, self.memory.project_output(m, self.memory.output_gate(y))), state
 
-    def _whole_segments(self, lengths: list[int], position: int) -> None:
+    def _check_literal(self, lengths: list[int], position: int) -> None:
         """Refuse what the printed form cannot do."""
         size = self.c.segment
         if self.c.literal and (position % size or lengths[-1] != size):
@@ -75,18 +75,18 @@ class MemoryAsContext(Mixer):
                 f"segments of {size}: as printed, every token sees its whole segment"
             )
 
-    def _questions(
+    def _project_queries(
         self, x: Tensor, conv: Tensor, lengths: list[int], position: int
     ) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
         """Prepare what each segment asks the memory, where an h is due: queries, and the gates of the answers."""
-        q, conv = self.memory.queries(x, conv)
+        q, conv = self.memory.project_queries(x, conv)
         ends = itertools.accumulate(lengths, initial=position)
         due = [-(-b // self.stride) - -(-a // self.stride) for a, b in itertools.pairwise(ends)]
         first = -position % self.stride
         gate = self.memory.output_gate(x[:, first :: self.stride])
         return zip(q[:, :, first :: self.stride].split(due, 2), gate.split(due, 1), strict=True), conv
 
-    def _recall(self, q: Tensor, gate: Tensor, by: dict, s: BlockState) -> BlockState:
+    def _retrieve(self, q: Tensor, gate: Tensor, rotary: dict, s: BlockState) -> BlockState:
         """Ask the memory of the segment before, eq. 21, and turn the answers h into keys and values."""
         if s.attention.position % self.c.segment == 0:
             s = dataclasses.replace(
@@ -94,14 +94,14 @@ class MemoryAsContext(Mixer):
             )
         if not q.shape[2]:
             return s
-        h = self.memory.answer(self.memory.ask(q, s.context), gate)
+        h = self.memory.project_output(self.memory.read(q, s.context), gate)
         k, v = self.attention.keys_and_values(h)
         numbers = s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2]
-        if numbers not in by:
+        if numbers not in rotary:
             places = torch.arange(*numbers, device=k.device)
             places = places * self.stride + self.h_offset if self.c.order == "psh" else places + 1
-            by[numbers] = turns(k, places, self.c.rope_base)
-        k = turn(k, by[numbers])
+            rotary[numbers] = rotary_cos_sin(k, places, self.c.rope_base)
+        k = apply_rotary(k, rotary[numbers])
         keys, values = (torch.cat([old.to(new), new], 2) for old, new in ((s.h_keys, k), (s.h_values, v)))
         return dataclasses.replace(s, h_keys=keys, h_values=values)
 
@@ -110,11 +110,11 @@ class MemoryAsContext(Mixer):
     ) -> tuple[Tensor, Tensor, BlockState]:
         """Attend and write, eq. 22–24: y, what the memory says to it, and the state."""
         begun = s.attention.position % self.c.segment
-        extra = Recalled(s.h_keys, s.h_values, self.stride, begun, self.c.literal)
+        extra = MemoryKeys(s.h_keys, s.h_values, self.stride, begun, self.c.literal)
         y, attention = self.attention.attend(*qkv, s.attention, fixed, extra, masks)
         y = self.attention.to_output(y)
         m, memory = self.memory.write(y, s.memory)
         if self.c.literal:  # M*_t(y_t) of the segment's end, for every position
-            q, _ = self.memory.queries(y, s.memory.conv[:, : s.context_conv.shape[1]])
-            m = self.memory.ask(q, memory.memory.weights)
+            q, _ = self.memory.project_queries(y, s.memory.conv[:, : s.context_conv.shape[1]])
+            m = self.memory.read(q, memory.memory.weights)
         return y, m, dataclasses.replace(s, memory=memory, attention=attention)

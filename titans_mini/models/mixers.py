@@ -260,16 +260,16 @@ class MemoryAsLayer(Mixer):
     def init_state(self, batch: int) -> BlockState:
         """Start with the persistent tokens read; the memory's answers to them are the attention's prefix."""
         memory, y = self.read_prefix(batch)
-        return BlockState(memory=memory, attention=self.attention.init_state(batch), prefix=self._front(y))
+        return BlockState(memory=memory, attention=self.attention.init_state(batch), prefix=self._prefix_of(y))
 
-    def _front(self, y: Tensor | None) -> Tensor | None:
+    def _prefix_of(self, y: Tensor | None) -> Tensor | None:
         """Turn the memory's answers to the persistent tokens into what attention sees of them."""
         return None if y is None else self.between(self.persistent + y if self.c.mal_residual else y)
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
         """Remember, then attend."""
         prefix, y, memory = self.remember(x, state and state.memory)
-        prefix = state.prefix if state else self._front(prefix)
+        prefix = state.prefix if state else self._prefix_of(prefix)
         y = x + y if self.c.mal_residual else y
         o, attention = self.attention(self.between(y), state and state.attention, prefix)
         state = BlockState(memory=memory, attention=attention, prefix=prefix)

@@ -71,7 +71,7 @@ def training_of(name: str = "lmm-bytes") -> dict:
 
 
 @contextmanager
-def writing(model: nn.Module, factor: float) -> Iterator[None]:
+def scaled_steps(model: nn.Module, factor: float) -> Iterator[None]:
     """Multiply all step sizes θ of a model for a while; 0 forbids its memories to write.
 
     Args:
@@ -106,9 +106,9 @@ def read_bytes(
     """
     line = torch.cat([ids.new_tensor([START]), ids[:-1]])[None]
     cut = len(ids) if frozen_from is None else frozen_from
-    with writing(model, factor):
+    with scaled_steps(model, factor):
         logits, state = model(line[:, :cut])
-    with writing(model, 0.0):
+    with scaled_steps(model, 0.0):
         logits = torch.cat([logits, model(line[:, cut:], state)[0]], 1)[0]
     bits = F.cross_entropy(logits.double(), ids, reduction="none") / torch.log(torch.tensor(2.0, dtype=torch.float64))
     return bits, logits.argmax(-1)
