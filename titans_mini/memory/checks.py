@@ -214,7 +214,7 @@ def check_earlier_calls(device: torch.device, wait: bool = False) -> None:
         names, found, arrived = waiting.popleft()
         arrived.synchronize()
         raise_if_outside(
-            names, found.tolist(), " (It was an earlier call on this GPU: no call waits for its own gates.)"
+            names, found.tolist(), " (An earlier call on this GPU: no call waits for its own gates.)"
         )
 
 

@@ -141,9 +141,8 @@ def coefficient_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple
     Built in: notebooks/08 · Paper: eq. 16–18
     """
     c, lead = alpha.shape[-1], alpha.shape[:-1]
-    keep, carry = (
-        x.flatten(0, -2).mT.unsqueeze(-1).contiguous() for x in (1 - to_float64(alpha), to_float64(eta))
-    )  # (c, X, 1)
+    gates = 1 - to_float64(alpha), to_float64(eta)
+    keep, carry = (x.flatten(0, -2).mT.unsqueeze(-1).contiguous() for x in gates)  # (c, X, 1), X chunks in all
     n, G = (keep.new_zeros(keep.shape[1], c + 2) for _ in range(2))  # (X, c+2), the rows of the present token
     G[:, 0], n[:, 1] = 1, 1
     table = alpha.new_empty(c + 2, *G.shape)  # token before chunk: each row is written in one piece
