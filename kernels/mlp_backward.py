@@ -24,6 +24,7 @@ from titans_mini.kernels.mlp_forward import RUNTIME, read_hidden
 from titans_mini.kernels.mlp_tiles import (
     activate,
     add_product,
+    layer_norm_vjp,
     load_end,
     load_read,
     load_slow,
@@ -31,7 +32,6 @@ from titans_mini.kernels.mlp_tiles import (
     load_tokens,
     narrow,
     product,
-    pull,
     slope,
     store_tile,
 )
@@ -81,7 +81,7 @@ def mlp_answers_backward(
     if NORM:
         x2 = add_product(x2, scores2, s2, k, PRECISION)
         gain_row, _ = load_slow(gain, gain, cols, D, NORM)
-        dx2, d_gain, d_bias = pull(dx2, x2, gain_row, cols, eps, D)
+        dx2, d_gain, d_bias = layer_norm_vjp(dx2, x2, gain_row, cols, eps, D)
         added = slow + (j * N.to(tl.int64) + x) * (4 * D) + cols
         tl.store(added, d_gain, mask=cols < D)
         tl.store(added + D, d_bias, mask=cols < D)

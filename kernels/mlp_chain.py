@@ -12,7 +12,7 @@ from titans_mini.kernels.mlp_forward import RUNTIME
 from titans_mini.kernels.mlp_tiles import (
     activate,
     add_product,
-    bend,
+    layer_norm_vjp_backward,
     load_end,
     load_read,
     load_slow,
@@ -20,7 +20,7 @@ from titans_mini.kernels.mlp_tiles import (
     load_tokens,
     narrow,
     product,
-    pull_again,
+    second_derivative,
     slope,
     store_tile,
 )
@@ -107,7 +107,7 @@ def mlp_chain_backward(
         if NORM:
             z2 = load_tile(note + 2 * E, rows, cols, WIDTH, left, D)
             v = load_tile(v_start + first, rows, cols, stride_t, left, D).to(tl.float32)
-            dz2, d_error, d_gain, d_bias = pull_again(
+            dz2, d_error, d_gain, d_bias = layer_norm_vjp_backward(
                 u2, delta, z2, k.to(tl.float32), v, gain_row, bias_row, cols, eps, D, RESIDUAL
             )
             added = slow + (j * N.to(tl.int64) + x) * (4 * D) + 2 * D + cols
@@ -140,7 +140,7 @@ def mlp_chain_backward(
             da2 = add_product(da2, dz2, tl.trans(W2), k, PRECISION)
             da2 -= G2[:, None] * product(s2, tl.trans(dW), k, PRECISION)
             da2 -= n2[:, None] * product(s2, tl.trans(dP), k, PRECISION)
-            dz1 = bend(z1, ACTIVATION) * delta1 * u1 + da2 * steep
+            dz1 = second_derivative(z1, ACTIVATION) * delta1 * u1 + da2 * steep
             dP = add_product(m2 * dP + f2 * dW, tl.trans(h), read_f2[:, None] * dx2, k, PRECISION)
             dW = add_product(b2 * dW, tl.trans(h), read_b2[:, None] * dx2, k, PRECISION)
             dW = add_product(dW, tl.trans(u1 * steep), delta, k, PRECISION)

@@ -20,13 +20,13 @@ from titans_mini.kernels.mlp_tiles import (
     activate,
     add_product,
     finish,
-    last_delta,
     load_end,
     load_read,
     load_slow,
     load_tile,
     load_tokens,
     narrow,
+    output_delta,
     product,
     sharp_product,
     slope,
@@ -69,7 +69,7 @@ def mlp_states(
             z2 += sharp_product(activate(z1, ACTIVATION), W2, PRECISION)
         store_tile(note + 2 * E, z2, rows, cols, WIDTH, left, D)
         # what every token writes, and the end of the chunk
-        delta = last_delta(z2, k.to(tl.float32), v.to(tl.float32), gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)
+        delta = output_delta(z2, k.to(tl.float32), v.to(tl.float32), gain_row, bias_row, cols, eps, D, NORM, RESIDUAL)
         store_tile(note + 2 * E + D, delta, rows, cols, WIDTH, left, D)
         theta1 = load_tokens(theta_start, rows, left)
         s2 = load_tokens(theta_start + layer * stride_theta, rows, left)[:, None] * delta

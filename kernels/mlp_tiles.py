@@ -53,7 +53,7 @@ def slope(x, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def bend(x, ACTIVATION: tl.constexpr):
+def second_derivative(x, ACTIVATION: tl.constexpr):
     """σ″(x)."""
     if ACTIVATION == "gelu":
         return (2 - x * x) * _bell(x)
@@ -116,7 +116,7 @@ def finish(z, x, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RES
 
 
 @triton.jit
-def last_delta(z, k, v, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr):
+def output_delta(z, k, v, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr):
     """δ = ∂‖M(k) − v‖²/∂z at the last layer's output."""
     delta = 2 * (finish(z, k, gain, bias, cols, eps, D, NORM, RESIDUAL) - v)
     if NORM:
@@ -126,7 +126,7 @@ def last_delta(z, k, v, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constex
 
 
 @triton.jit
-def pull(dy, z, gain, cols, eps, D: tl.constexpr):
+def layer_norm_vjp(dy, z, gain, cols, eps, D: tl.constexpr):
     """Through the norm: from the gradients at its result to those at z, and summed over tokens at gain and bias."""
     x_hat, r = normalize(z, cols, D, eps)
     dz = flatten(dy * gain[None, :], x_hat, cols, D) * r[:, None]
@@ -134,10 +134,10 @@ def pull(dy, z, gain, cols, eps, D: tl.constexpr):
 
 
 @triton.jit
-def pull_again(u, delta, z, k, v, gain, bias, cols, eps, D: tl.constexpr, RESIDUAL: tl.constexpr):
-    """Differentiate `last_delta` under a norm: from the gradients u at δ to those at z, error, gain and bias.
+def layer_norm_vjp_backward(u, delta, z, k, v, gain, bias, cols, eps, D: tl.constexpr, RESIDUAL: tl.constexpr):
+    """Differentiate `output_delta` under a norm: from the gradients u at δ to those at z, error, gain and bias.
 
-    The map from the error to δ is symmetric; x̂ and r carry the rest to z: see derivatives.norm_pull_backward.
+    The map from the error to δ is symmetric; x̂ and r carry the rest to z: see derivatives.layer_norm_vjp_backward.
     """
     x_hat, r = normalize(z, cols, D, eps)
     dy = 2 * (finish(z, k, gain, bias, cols, eps, D, True, RESIDUAL) - v)

@@ -162,7 +162,7 @@ def test_the_future_changes_nothing_before_it(variant):
 # -- options ----------------------------------------------------------------------------------------------------------
 
 
-def refusal(config):
+def message_of(config):
     """Return the message with which the file refuses a configuration, or None where it accepts it."""
     try:
         minimal.Titans(config)
@@ -172,7 +172,7 @@ def refusal(config):
 
 def test_every_other_option_is_refused_by_its_name():
     config = TitansConfig(**SIZES)
-    assert refusal(config) is None
+    assert message_of(config) is None
     assert set(OTHERS) == set(minimal.RECOMMENDED)
     others = OTHERS | {"variant": ["transformer", "swa", "delta", "gated-delta"]}
     refused = [(name, x, dataclasses.replace(config, **{name: x})) for name, values in others.items() for x in values]
@@ -180,7 +180,7 @@ def test_every_other_option_is_refused_by_its_name():
     for name in others:  # and a value that nobody has thought of yet
         refused.append((name, "new", types.SimpleNamespace(**known | {name: "new"})))
     for name, value, other in refused:
-        message = refusal(other)
+        message = message_of(other)
         assert message and message.startswith(f"{name}: got {value!r}, expected "), (name, value, message)
         assert "titans_mini.TitansLM" in message
 

@@ -15,7 +15,7 @@ def test_the_code_runs_from_top_to_bottom(tmp_path, monkeypatch):
     names = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(BLOCKS) == 3 and (tmp_path / "second.npz").exists()
+    assert len(BLOCKS) == 4 and (tmp_path / "second.npz").exists()
 
 
 def test_the_library_fits_in_twenty_lines():
@@ -30,13 +30,21 @@ def test_links_into_the_repository_lead_somewhere(name):
     assert not missing, missing
 
 
-def test_the_course_table_agrees_with_the_folder():
+def test_the_course_table_lists_the_notebooks_and_no_others():
     rows = dict(re.findall(r"^\| (\d\d) \| ([^|]+) \|", README, re.M))
-    assert sorted(rows) == [f"{number:02d}" for number in range(14)]
     there = {path.name[:2]: path.name for path in notebooks.find()}
+    assert sorted(rows) == sorted(there)
     for number, row in rows.items():
-        assert ("planned" in row) == (number not in there), row
-        assert number not in there or f"(notebooks/{there[number]})" in row
+        assert f"(notebooks/{there[number]})" in row
+
+
+def test_every_file_that_the_tree_names_is_there():
+    tree = README.split("## The house")[1].split("```")[1]
+    names = set(re.findall(r"\b(\w+\.py)\b", tree))
+    there = {path.name for folder in ("titans_mini", "kernels") for path in (notebooks.ROOT / folder).rglob("*.py")}
+    assert len(names) > 20 and names <= there
+    memory = {path.name for path in (notebooks.ROOT / "titans_mini" / "memory").glob("*.py")} - {"__init__.py"}
+    assert memory <= names, memory - names
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])

@@ -127,6 +127,59 @@ def test_a_circle_is_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
+# -- words ----------------------------------------------------------------------------------------------------------
+
+# names of the first edition that field words have replaced, as they stood in definitions, imports and calls
+RETIRED = {
+    *(
+        "Stack",
+        "Twice",
+        "Room",
+        "Run",
+        "Record",
+        "Normed",
+        "FromReads",
+        "Grads",
+        "places",
+        "put",
+        "join_chunks",
+    ),
+    *("anchored_steps", "read_chunk", "end_chunk", "backward_reads", "backward_writes", "twice_backward"),
+    *("fill_table", "fill_table_backward", "multiply_gates", "slice_gates", "keep_freed_memory", "online_inverse"),
+    *("turn", "turns", "heads_of", "as_scores", "Recalled", "bend", "pull", "pull_down", "last_delta"),
+    *("norm_pull", "norm_pull_backward", "one_step_earlier", "exact", "Shelf", "judge", "settle", "recall", "qkv"),
+    *("unfit", "refusal", "writing"),
+}
+
+
+def retired(source):
+    """List the retired names that a source defines, imports or calls."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.name.rpartition(".")[2] for alias in node.names}
+        elif isinstance(node, ast.Call):
+            found.add(node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""))
+    return sorted(found & RETIRED)
+
+
+def test_no_retired_name_is_used():
+    texts = [*sources(), *((p.name, p.read_text(encoding="utf-8")) for p in sorted(ROOT.glob("benchmarks/*.py")))]
+    texts += [(str(p.relative_to(ROOT)), p.read_text(encoding="utf-8")) for p in sorted(ROOT.glob("tests/**/*.py"))]
+    for path in notebooks.find():
+        cells = [cell for _, cell in hygiene.code(notebooks.read(path))]
+        texts += [(f"{path.name}, cell {cell.id}", ast.unparse(hygiene.parse(cell.source))) for cell in cells]
+    found = {name: retired(text) for name, text in texts}
+    assert not (wrong := {name: names for name, names in found.items() if names}), wrong
+
+
+def test_a_retired_name_is_found():
+    assert retired("from a.b import turns\n\ndef pull(x):\n    return x.heads_of(3)") == ["heads_of", "pull", "turns"]
+    assert retired("recall = 3\nturn.x = recall  # pull()") == []
+
+
 # -- paths and what an import loads ---------------------------------------------------------------------------------
 
 

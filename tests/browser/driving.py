@@ -154,7 +154,7 @@ def open_and_run(page, address, name):
     page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget")
     page.evaluate(LISTEN, name)
     not_run = page.evaluate(RUN)
-    settle(page)
+    wait_until_quiet(page)
     return [f"{not_run} code cells did not run"] * bool(not_run) + errors(page)
 
 
@@ -166,7 +166,7 @@ def errors(page):
     return found + [text for text in alerts if text]
 
 
-def settle(page, quiet=0.25, seconds=RUN_SECONDS):
+def wait_until_quiet(page, quiet=0.25, seconds=RUN_SECONDS):
     """Wait until the kernel has been idle for a moment."""
     end = time.monotonic() + seconds
     idle_since = None
@@ -192,7 +192,7 @@ def changed(page, root, before):
     while time.monotonic() < end:
         if look(root) != before:
             return True
-        settle(page, quiet=0.4)
+        wait_until_quiet(page, quiet=0.4)
         if look(root) == before:
             return False
     return look(root) != before
@@ -204,7 +204,7 @@ def drive(page, root, label):
     steps = [drive_sliders, drive_dropdowns, drive_checkboxes, drive_texts, drive_buttons]
     for step in steps:
         complaints += [f"{label}: {complaint}" for complaint in step(page, root)]
-        settle(page)
+        wait_until_quiet(page)
         complaints += [f"{label}: {step.__name__[6:]}: {error}" for error in errors(page)]
     return complaints
 
@@ -233,7 +233,7 @@ def drive_dropdowns(page, root):
         select = root.locator("select").nth(index)
         for option in range(select.locator("option").count()):
             select.select_option(index=option)
-            settle(page)
+            wait_until_quiet(page)
     return []
 
 
@@ -241,7 +241,7 @@ def drive_checkboxes(page, root):
     boxes = root.locator("input[type=checkbox], input[type=radio]")
     for index in range(boxes.count()):
         boxes.nth(index).click()
-        settle(page)
+        wait_until_quiet(page)
     return []
 
 
@@ -251,7 +251,7 @@ def drive_texts(page, root):
         if texts.nth(index).is_editable():
             texts.nth(index).fill(TEXT)
             page.keyboard.press("Tab")
-            settle(page)
+            wait_until_quiet(page)
     return []
 
 
@@ -260,7 +260,7 @@ def drive_buttons(page, root):
     for index in range(buttons.count()):
         if buttons.nth(index).is_visible() and buttons.nth(index).is_enabled():
             buttons.nth(index).click()
-            settle(page)
+            wait_until_quiet(page)
     return []
 
 

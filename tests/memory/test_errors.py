@@ -14,7 +14,7 @@ BACKENDS = ["auto", "recurrence", "chunked"]
 B, H, T, D = 2, 3, 5, 4
 
 
-def put(name, change):
+def replace_input(name, change):
     """A change to one of q, k, v, alpha, eta, theta."""
     return lambda x, options: x.__setitem__(NAMES.index(name), change(x[NAMES.index(name)]))
 
@@ -41,66 +41,86 @@ SHAPES = r"\(2, 3, 5, 4\)"
 CASES = [
     (
         "v without heads",
-        put("v", lambda v: v[:, 0]),
+        replace_input("v", lambda v: v[:, 0]),
         ValueError,
         r"v: got shape \(2, 5, 4\), expected \(B, H, T, D = 4\)",
     ),
-    ("v of another size", put("v", lambda v: v[..., :3]), ValueError, r"v: got shape \(2, 3, 5, 3\), expected .*D = 4"),
+    (
+        "v of another size",
+        replace_input("v", lambda v: v[..., :3]),
+        ValueError,
+        r"v: got shape \(2, 3, 5, 3\), expected .*D = 4",
+    ),
     (
         "q of other heads",
-        put("q", lambda q: q[:, :1]),
+        replace_input("q", lambda q: q[:, :1]),
         ValueError,
         rf"q: got shape \(2, 1, 5, 4\), expected {SHAPES}.*heads",
     ),
     (
         "k of another length",
-        put("k", lambda k: k[:, :, 1:]),
+        replace_input("k", lambda k: k[:, :, 1:]),
         ValueError,
         rf"k: got .*4, 4\), expected {SHAPES}.*length",
     ),
-    ("k of another batch", put("k", lambda k: k[:1]), ValueError, rf"k: got shape \(1, .*expected {SHAPES}.*batch\?"),
+    (
+        "k of another batch",
+        replace_input("k", lambda k: k[:1]),
+        ValueError,
+        rf"k: got shape \(1, .*expected {SHAPES}.*batch\?",
+    ),
     (
         "alpha of other heads",
-        put("alpha", lambda a: a[:, :2]),
+        replace_input("alpha", lambda a: a[:, :2]),
         ValueError,
         r"alpha: got .*expected \(2, 3, 5\) or \(2, 3, 5, 2\)",
     ),
     (
         "eta without heads",
-        put("eta", lambda e: e[:, 0]),
+        replace_input("eta", lambda e: e[:, 0]),
         ValueError,
         r"eta: got shape \(2, 5\), expected .*per token and head",
     ),
     (
         "theta of wrong layers",
-        put("theta", lambda t: t[..., None].expand(2, 3, 5, 3)),
+        replace_input("theta", lambda t: t[..., None].expand(2, 3, 5, 3)),
         ValueError,
         r"theta: got .*each layer",
     ),
     (
         "alpha below 0",
-        put("alpha", at(-0.25)),
+        replace_input("alpha", at(-0.25)),
         ValueError,
         r"alpha: got values in \[-0.25, .*\], expected \[0, 1\].*sigmoid",
     ),
-    ("eta above 1", put("eta", at(1.5)), ValueError, r"eta: got values in .*1\.5\], expected \[0, 1\].*sigmoid"),
+    (
+        "eta above 1",
+        replace_input("eta", at(1.5)),
+        ValueError,
+        r"eta: got values in .*1\.5\], expected \[0, 1\].*sigmoid",
+    ),
     (
         "theta barely above 1",
-        put("theta", at(1 + 1e-9)),
+        replace_input("theta", at(1 + 1e-9)),
         ValueError,
         r"theta: got values in .*1\.000000001\], expected \[0, 1\]",
     ),
     (
         "alpha barely below 0",
-        put("alpha", at(-1e-12)),
+        replace_input("alpha", at(-1e-12)),
         ValueError,
         r"alpha: got values in \[-1e-12, .*expected \[0, 1\]",
     ),
-    ("infinite theta", put("theta", at(math.inf)), ValueError, r"theta: got values in .*inf\], expected \[0, 1\]"),
+    (
+        "infinite theta",
+        replace_input("theta", at(math.inf)),
+        ValueError,
+        r"theta: got values in .*inf\], expected \[0, 1\]",
+    ),
     *(
         (
             f"NaN in {name}",
-            put(name, at(math.nan)),
+            replace_input(name, at(math.nan)),
             ValueError,
             rf"{name}: got NaN, expected numbers in \[0, 1\].*diverge",
         )
@@ -108,7 +128,7 @@ CASES = [
     ),
     (
         "integer k",
-        put("k", lambda k: k.long()),
+        replace_input("k", lambda k: k.long()),
         TypeError,
         r"k: got dtype torch.int64, expected floating point: token ids",
     ),
@@ -120,35 +140,45 @@ CASES = [
     ),
     (
         "boolean alpha",
-        put("alpha", lambda a: a > 0),
+        replace_input("alpha", lambda a: a > 0),
         TypeError,
         r"alpha: got dtype torch.bool, expected floating point",
     ),
-    ("complex v", put("v", lambda v: v + 0j), TypeError, r"v: got dtype torch.complex128, expected floating point"),
-    ("a number as gate", put("theta", lambda t: 0.1), TypeError, r"theta: got float, expected a tensor: .*torch.full"),
-    ("a list as v", put("v", lambda v: v.tolist()), TypeError, r"v: got list, expected a tensor"),
-    ("None as q", put("q", lambda q: None), TypeError, r"q: got NoneType, expected a tensor"),
+    (
+        "complex v",
+        replace_input("v", lambda v: v + 0j),
+        TypeError,
+        r"v: got dtype torch.complex128, expected floating point",
+    ),
+    (
+        "a number as gate",
+        replace_input("theta", lambda t: 0.1),
+        TypeError,
+        r"theta: got float, expected a tensor: .*torch.full",
+    ),
+    ("a list as v", replace_input("v", lambda v: v.tolist()), TypeError, r"v: got list, expected a tensor"),
+    ("None as q", replace_input("q", lambda q: None), TypeError, r"q: got NoneType, expected a tensor"),
     (
         "q on another device",
-        put("q", lambda q: q.to("meta")),
+        replace_input("q", lambda q: q.to("meta")),
         TypeError,
         r"q: got device meta, expected cpu as for v.*\.to\(",
     ),
     (
         "alpha elsewhere",
-        put("alpha", lambda a: a.to("meta")),
+        replace_input("alpha", lambda a: a.to("meta")),
         TypeError,
         r"alpha: got device meta, expected cpu as for v",
     ),
     (
         "float32 k",
-        put("k", lambda k: k.float()),
+        replace_input("k", lambda k: k.float()),
         TypeError,
         r"k: got dtype torch.float32, expected torch.float64 as for v",
     ),
     (
         "float32 gate",
-        put("eta", lambda e: e.float()),
+        replace_input("eta", lambda e: e.float()),
         TypeError,
         r"eta: got dtype torch.float32, expected torch.float64",
     ),

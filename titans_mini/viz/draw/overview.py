@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Collection
 
 import numpy as np
 from matplotlib.colors import to_rgb
@@ -15,9 +16,12 @@ COURSE = (
     "A memory that is a matrix",
     "Surprise",
     "Forgetting and stability",
+    "Stability",
     "Deep memory",
     "Two loops",
+    "Learning to memorize",
     "Making it parallel",
+    "Exact and fast",
     "Memory as context",
     "Memory as gate, memory as layer",
     "Does it remember?",
@@ -105,21 +109,21 @@ def two_loops(ax) -> None:
     ax.axhline(1.14, color=GRID, linewidth=1)
 
 
-def course_map(ax, ready: int, here: int = 0) -> None:
-    """Draw the fourteen notebooks as tiles, in a figure of 7.2 × 1.9 inches.
+def course_map(ax, ready: Collection[int], here: int = 0) -> None:
+    """Draw the seventeen lessons as tiles, in a figure of 7.2 × 2.8 inches.
 
     Args:
         ax: Axes to draw on; its ticks and spines are removed.
-        ready: how many notebooks exist, from 00 on; the others are outlines.
+        ready: numbers of the lessons that exist; the others are outlines.
         here: the notebook that the reader is in.
     """
-    _canvas(ax, 7.2, 1.8)
+    _canvas(ax, 7.2, 2.7)
     for i, title in enumerate(COURSE):
-        x, y = 0.515 + 1.028 * (i % 7), 1.36 - 0.91 * (i // 7)
-        colour = SURPRISE if i == here else MEMORY if i < ready else GRID
-        style = {} if i < ready else {"facecolor": "white"}
-        box(ax, x, y, 0.96, 0.82, colour, "", **style)
-        ink = INK if i < ready else MUTED
-        ax.text(x - 0.4, y + 0.26, f"{i:02d}", fontsize=10.5, fontweight="bold", va="center", color=ink)
-        lines = "\n".join(textwrap.wrap(title, 12))
-        ax.text(x - 0.4, y + 0.11, lines, fontsize=8, va="top", color=ink, linespacing=1.25)
+        x, y = 0.6 + 1.2 * (i % 6), 2.26 - 0.91 * (i // 6)
+        colour = SURPRISE if i == here else MEMORY if i in ready else GRID
+        style = {} if i in ready else {"facecolor": "white"}
+        box(ax, x, y, 1.12, 0.82, colour, "", **style)
+        ink = INK if i in ready else MUTED
+        ax.text(x - 0.48, y + 0.26, f"{i:02d}", fontsize=10.5, fontweight="bold", va="center", color=ink)
+        lines = "\n".join(textwrap.wrap(title, 14))
+        ax.text(x - 0.48, y + 0.11, lines, fontsize=8, va="top", color=ink, linespacing=1.25)
