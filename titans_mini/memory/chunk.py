@@ -1,16 +1,16 @@
-"""One chunk as matrix products, and the backward pass of each by hand.
+"""One chunk of tokens as matrix products: write, read, end. Then the backward pass of each, by hand.
 
-Inside a chunk every gradient is taken at one anchor, so all of them are known before the first token is written. The
-gradient of a layer is rank one per token: what token j writes into it is a_jᵀ w_j, with a_j the layer's input at the
-anchor and w_j = −θ_j δ_j. A chunk is then three formulas, layer by layer, with P the layer's momentum and the
-coefficients b, f, G, m, n of `gates`:
+Inside a chunk all gradients are taken at one anchor, so they are known before the first token is written. The gradient
+of a layer is rank one per token: token j adds a_jᵀ w_j to the layer, where a_j is the layer's input at the anchor and
+w_j = −θ_j δ_j. So nobody needs the weights after each token. A query reads the chunk's start, decayed, and all writes
+before it, weighed by how much its way through the layer resembles theirs: masked linear attention, layer by layer.
 
-    write   a_j the input of the layer, w_j = −θ_j δ_j, both at the anchor
-    read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j,  then h ← σ(z_t), from h = q_t
+    write   a_j and w_j of every token, at the anchor
+    read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j,  h ← σ(z_t),  from h = q_t
     end     W ← b_C W + f_C P + aᵀ(G_C ∘ w),   P ← m_C P + aᵀ(n_C ∘ w)
 
-Only `write` and `end` wait for the chunk before; `read` may take many chunks at once. Batch and heads are one axis N
-here, and a list has one entry for each layer of the memory's network.
+W and P are a layer's weights and momentum at the chunk's start, and b, f, G, m, n the coefficients of `gates`. Only
+`write` and `end` wait for the chunk before; many chunks can be read at once. Batch and heads are one axis N here.
 """
 
 from __future__ import annotations
@@ -24,27 +24,24 @@ from titans_mini.memory.derivatives import ACTIVATIONS, layer_norm_vjp, layer_no
 from titans_mini.memory.gates import End, Rows
 from titans_mini.memory.network import MemoryNet
 
-Layers = list[Tensor]  # one tensor per layer
+Layers = list[Tensor]  # one tensor for each layer of the memory's network
 bmm = torch.bmm
 
 
 class Writes(NamedTuple):
-    """The writes of a chunk, and what their backward pass needs."""
+    """The writes of a chunk, and the tensors that their backward pass uses."""
 
-    a: Layers  # (N, c, in), the input of each layer at the anchor
+    a: Layers  # (N, c, in), the layer's input at the anchor
     w: Layers  # (N, c, out), −θδ: token j adds a_jᵀ w_j to the layer
     z: Layers  # (N, c, out), the layer's output before its activation
     slope: Layers  # (N, c, out), σ′(z); none for the last layer
     delta: Layers  # (N, c, out), −½ ∂ℓ/∂z
-    pulled: Layers  # (N, c, out), the gradient that σ′(z) multiplies to give delta; none for the last layer
+    pulled: Layers  # (N, c, out), the gradient above that σ′(z) multiplies to give delta; none for the last layer
     error: Tensor  # (N, c, D), v − M(k)
 
 
-# -- write: the gradients of all tokens at the anchor ------------------------------------------------------------------
-
-
 def outputs_at_keys(net: MemoryNet, k: Tensor, anchor: Layers) -> Layers:
-    """Run the memory's network on the keys: each layer's output before its activation, (N, c, out)."""
+    """Run the anchor on the keys (N, c, D): each layer's output before its activation, (N, c, out)."""
     sigma, z = ACTIVATIONS[net.activation].sigma, [bmm(k, anchor[0])]
     for W in anchor[1:]:
         z.append(bmm(sigma(z[-1]), W))
@@ -52,18 +49,18 @@ def outputs_at_keys(net: MemoryNet, k: Tensor, anchor: Layers) -> Layers:
 
 
 def write(net: MemoryNet, k: Tensor, v: Tensor, step: Layers, anchor: Layers, z: Layers) -> Writes:
-    """Find what every token of a chunk writes, all gradients taken at the anchor.
+    """Compute the writes of all tokens of a chunk, with every gradient taken at the anchor.
 
     Args:
         net: the memory's network.
         k: (N, c, D) keys.
         v: (N, c, D) values.
         step: (N, c, 1), 2θ: the 2 is that of the square.
-        anchor: (N, in, out), the memory where the gradients are taken.
-        z: `outputs_at_keys`.
+        anchor: (N, in, out), the memory at the end of the chunk before.
+        z: (N, c, out), from `outputs_at_keys`.
 
     Returns:
-        The rank-one factors of all writes.
+        The rank-one factors of the writes.
 
     Built in: notebooks/08 · Paper: eq. 16–17
     """
@@ -71,7 +68,164 @@ def write(net: MemoryNet, k: Tensor, v: Tensor, step: Layers, anchor: Layers, z:
     a, slope = [k, *map(act.sigma, z[:-1])], [act.derivative(x) for x in z[:-1]]
     error = v - net.finish(z[-1], k)
     delta, pulled = net.deltas(error, z, anchor, slope)
-    return Writes(a, [s * d for s, d in zip(step, delta, strict=True)], z, slope, delta, pulled, error)
+    w = [s * d for s, d in zip(step, delta, strict=True)]
+    return Writes(a, w, z, slope, delta, pulled, error)
+
+
+def read(
+    net: MemoryNet, q: Tensor, rows: list[Rows], a: Layers, w: Layers, M: Layers, S: Layers
+) -> tuple[Tensor, Layers]:
+    """Answer the queries of a chunk, each from the memory of its own token.
+
+    Args:
+        net: the memory's network.
+        q: (N, c, D) queries.
+        rows: the coefficients of each token.
+        a: (N, c, in), see `Writes`.
+        w: (N, c, out), see `Writes`.
+        M: (N, in, out), the memory at the chunk's start.
+        S: (N, in, out), the momentum there.
+
+    Returns:
+        y (N, c, D), and each layer's output before its activation, (N, c, out).
+
+    Built in: notebooks/08 · Paper: eq. 15
+    """
+    sigma, z = ACTIVATIONS[net.activation].sigma, []
+    for i, (b, f, G) in enumerate(rows):
+        h = sigma(z[-1]) if i else q
+        scores = bmm(h, a[i].mT).mul_(G)  # (N, c, c), causal through G
+        from_start = bmm(h, M[i]).mul_(b).addcmul_(bmm(h, S[i]), f)
+        z.append(from_start.baddbmm_(scores, w[i]))
+    return net.finish(z[-1], q), z
+
+
+def end(ends: list[End], a: Layers, w: Layers, M: Layers, S: Layers) -> tuple[Layers, Layers]:
+    """Sum the writes of a chunk into the memory and the momentum.
+
+    Args:
+        ends: the coefficients at the end of the chunk.
+        a: (N, c, in), see `Writes`.
+        w: (N, c, out), see `Writes`.
+        M: (N, in, out), the memory at the chunk's start.
+        S: (N, in, out), the momentum there.
+
+    Returns:
+        M and S after the chunk.
+
+    Built in: notebooks/08 · Paper: eq. 16–18
+    """
+    M_next, S_next = [], []
+    for (b, f, m, G, n), a_i, w_i, W, P in zip(ends, a, w, M, S, strict=True):
+        M_next.append((b * W).addcmul_(f, P).baddbmm_((G * a_i).mT, w_i))
+        S_next.append((m * P).baddbmm_((n * a_i).mT, w_i))
+    return M_next, S_next
+
+
+# -- the backward pass: d… is the gradient of the outer loss with respect to … -----------------------------------------
+
+
+class ReadGrads(NamedTuple):
+    """The gradients of a chunk's reads at the tensors that its writes and its end use too."""
+
+    a: Layers
+    w: Layers
+    M: Layers
+    S: Layers
+
+    def split(self, count: int) -> list[ReadGrads]:
+        """Split the gradients of joined chunks, (count·N, …), into those of each chunk."""
+        each = (list(zip(*(x.chunk(count) for x in layers), strict=True)) for layers in self)
+        return [ReadGrads(*map(list, parts)) for parts in zip(*each, strict=True)]
+
+
+def read_backward(
+    net: MemoryNet,
+    q: Tensor,
+    rows: list[Rows],
+    a: Layers,
+    w: Layers,
+    M: Layers,
+    S: Layers,
+    z: Layers,
+    dy: Tensor,
+    d_rows: list[Rows],
+    d_norm: Layers,
+) -> tuple[Tensor, ReadGrads]:
+    """Backpropagate through `read`, the last layer first.
+
+    Args:
+        net: the memory's network.
+        q: as given to `read`, like rows, a, w, M and S.
+        rows: see q.
+        a: see q.
+        w: see q.
+        M: see q.
+        S: see q.
+        z: the layers' outputs, from `read`.
+        dy: (N, c, D), at the answers.
+        d_rows: at the coefficients; accumulated in place.
+        d_norm: at the norm's gain and bias, (D,) each; accumulated in place.
+
+    Returns:
+        The gradient at q, and those at a, w, M and S.
+    """
+    act, dz, grads = ACTIVATIONS[net.activation], dy, []
+    if net.norm:
+        dz, *d_affine = layer_norm_vjp(dy, z[-1], net.norm_weight.to(dy.dtype), net.eps, affine=True)
+        add(d_norm, d_affine)
+    h = [q, *map(act.sigma, z[: net.depth - 1])]
+    for i in reversed(range(net.depth)):
+        (b, f, G), (db, df, dG) = rows[i], d_rows[i]
+        scores, d_scores = bmm(h[i], a[i].mT), bmm(dz, w[i].mT)
+        dG.addcmul_(d_scores, scores)
+        scores, d_scores = scores.mul_(G), d_scores.mul_(G)
+        to_M, to_S = bmm(dz, M[i].mT), bmm(dz, S[i].mT)
+        db.add_(row_dot(to_M, h[i]))
+        df.add_(row_dot(to_S, h[i]))
+        dM, dS = bmm((b * h[i]).mT, dz), bmm((f * h[i]).mT, dz)
+        grads.append((bmm(d_scores.mT, h[i]), bmm(scores.mT, dz), dM, dS))
+        dh = to_M.mul_(b).addcmul_(to_S, f).baddbmm_(d_scores, a[i])
+        dz = act.vjp(dh, z[i - 1]) if i else dh
+    return dz + dy if net.residual else dz, ReadGrads(*(list(x) for x in zip(*reversed(grads), strict=True)))
+
+
+def end_backward(
+    ends: list[End],
+    a: Layers,
+    w: Layers,
+    M: Layers,
+    S: Layers,
+    dM_next: Layers,
+    dS_next: Layers,
+    d_ends: list[End],
+    grads: ReadGrads,
+) -> None:
+    """Backpropagate through `end`, adding to the gradients of the reads.
+
+    Args:
+        ends: as given to `end`, like a, w, M and S.
+        a: see ends.
+        w: see ends.
+        M: see ends.
+        S: see ends.
+        dM_next: (N, in, out), at the memory after the chunk.
+        dS_next: (N, in, out), at the momentum there.
+        d_ends: at the coefficients; accumulated in place.
+        grads: of the chunk's reads; the gradients at a, w, M and S are added in place.
+    """
+    for i, ((b, f, m, G, n), (db, df, dm, dG, dn)) in enumerate(zip(ends, d_ends, strict=True)):
+        dW, dP = dM_next[i], dS_next[i]
+        to_M, to_S = bmm(w[i], dW.mT), bmm(w[i], dP.mT)
+        dG.add_(row_dot(to_M, a[i]))
+        dn.add_(row_dot(to_S, a[i]))
+        grads.a[i].addcmul_(to_M, G).addcmul_(to_S, n)
+        grads.w[i].baddbmm_(G * a[i], dW).baddbmm_(n * a[i], dP)
+        db.add_(inner(dW, M[i]))
+        df.add_(inner(dW, S[i]))
+        dm.add_(inner(dP, S[i]))
+        grads.M[i].addcmul_(b, dW)
+        grads.S[i].addcmul_(m, dP).addcmul_(f, dW)
 
 
 def write_backward(
@@ -85,18 +239,18 @@ def write_backward(
     d_anchor: Layers,
     d_norm: Layers,
 ) -> tuple[Tensor, Tensor]:
-    """Backpropagate through `write`, which takes the second derivative of the loss.
+    """Backpropagate through `write`: the second derivative of the loss that the memory minimises.
 
     Args:
         net: the memory's network.
-        step: as given to `write`.
-        anchor: as given to `write`.
-        x: its result.
-        da: gradients at `x.a`; overwritten.
-        dw: gradients at `x.w`; overwritten.
-        d_step: gradients at step; added to.
-        d_anchor: gradients at the anchor; added to.
-        d_norm: gradients at the norm's gain and bias, (D,) each; added to.
+        step: as given to `write`, like anchor.
+        anchor: see step.
+        x: the result of `write`.
+        da: at `x.a`; overwritten.
+        dw: at `x.w`; overwritten.
+        d_step: at step; accumulated in place.
+        d_anchor: at the anchor; accumulated in place.
+        d_norm: at the norm's gain and bias, (D,) each; accumulated in place.
 
     Returns:
         The gradients at k and v, (N, c, D).
@@ -124,168 +278,6 @@ def write_backward(
         if i:
             dz[i - 1].addcmul_(da[i], x.slope[i - 1])
     return (da[0] - dv if net.residual else da[0]), dv
-
-
-# -- read: masked linear attention in every layer ----------------------------------------------------------------------
-
-
-def read(
-    net: MemoryNet, q: Tensor, rows: list[Rows], a: Layers, w: Layers, M: Layers, S: Layers
-) -> tuple[Tensor, Layers]:
-    """Answer the queries of a chunk, each from the memory of its own token.
-
-    Args:
-        net: the memory's network.
-        q: (N, c, D) queries.
-        rows: the coefficients of each token.
-        a: (N, c, in), see `Writes`.
-        w: (N, c, out), see `Writes`.
-        M: (N, in, out), the memory at the chunk's start.
-        S: (N, in, out), the momentum there.
-
-    Returns:
-        y (N, c, D), and each layer's output before its activation.
-
-    Built in: notebooks/08 · Paper: eq. 15
-    """
-    sigma, z = ACTIVATIONS[net.activation].sigma, []
-    for i, (b, f, G) in enumerate(rows):
-        h = sigma(z[-1]) if i else q
-        scores = bmm(h, a[i].mT).mul_(G)  # causal through G
-        from_start = bmm(h, M[i]).mul_(b).addcmul_(bmm(h, S[i]), f)
-        z.append(from_start.baddbmm_(scores, w[i]))
-    return net.finish(z[-1], q), z
-
-
-class ReadGrads(NamedTuple):
-    """The gradients of a chunk's reads at everything they share with the rest of the chunk."""
-
-    a: Layers
-    w: Layers
-    M: Layers
-    S: Layers
-
-    def split(self, count: int) -> list[ReadGrads]:
-        """Take those of several joined chunks apart."""
-        each = (list(zip(*(x.chunk(count) for x in layers), strict=True)) for layers in self)
-        return [ReadGrads(*map(list, parts)) for parts in zip(*each, strict=True)]
-
-
-def read_backward(
-    net: MemoryNet,
-    q: Tensor,
-    rows: list[Rows],
-    a: Layers,
-    w: Layers,
-    M: Layers,
-    S: Layers,
-    z: Layers,
-    dy: Tensor,
-    d_rows: list[Rows],
-    d_norm: Layers,
-) -> tuple[Tensor, ReadGrads]:
-    """Backpropagate through `read`, the last layer first.
-
-    Args:
-        net: the memory's network.
-        q: as given to `read`; rows, a, w, M and S likewise.
-        rows: see q.
-        a: see q.
-        w: see q.
-        M: see q.
-        S: see q.
-        z: the layers' outputs, from `read`.
-        dy: (N, c, D), gradient at the answers.
-        d_rows: gradients at the coefficients; added to.
-        d_norm: gradients at the norm's gain and bias; added to.
-
-    Returns:
-        The gradient at q, and those at a, w, M and S.
-    """
-    act, dz, grads = ACTIVATIONS[net.activation], dy, []
-    if net.norm:
-        dz, *d_affine = layer_norm_vjp(dy, z[-1], net.norm_weight.to(dy.dtype), net.eps, affine=True)
-        add(d_norm, d_affine)
-    h = [q, *map(act.sigma, z[: net.depth - 1])]
-    for i in reversed(range(net.depth)):
-        (b, f, G), (db, df, dG) = rows[i], d_rows[i]
-        scores, d_scores = bmm(h[i], a[i].mT), bmm(dz, w[i].mT)
-        dG.addcmul_(d_scores, scores)
-        scores, d_scores = scores.mul_(G), d_scores.mul_(G)
-        to_M, to_S = bmm(dz, M[i].mT), bmm(dz, S[i].mT)
-        db.add_(row_dot(to_M, h[i]))
-        df.add_(row_dot(to_S, h[i]))
-        dM, dS = bmm((b * h[i]).mT, dz), bmm((f * h[i]).mT, dz)
-        grads.append((bmm(d_scores.mT, h[i]), bmm(scores.mT, dz), dM, dS))
-        dh = to_M.mul_(b).addcmul_(to_S, f).baddbmm_(d_scores, a[i])
-        dz = act.vjp(dh, z[i - 1]) if i else dh
-    return dz + dy if net.residual else dz, ReadGrads(*(list(x) for x in zip(*reversed(grads), strict=True)))
-
-
-# -- end: the memory after the chunk -----------------------------------------------------------------------------------
-
-
-def end(ends: list[End], a: Layers, w: Layers, M: Layers, S: Layers) -> tuple[Layers, Layers]:
-    """Sum the rank-one writes of a chunk into the memory and the momentum.
-
-    Args:
-        ends: the coefficients at the end of the chunk.
-        a: (N, c, in), see `Writes`.
-        w: (N, c, out), see `Writes`.
-        M: (N, in, out), the memory at the chunk's start.
-        S: (N, in, out), the momentum there.
-
-    Returns:
-        Memory and momentum after the chunk.
-
-    Built in: notebooks/08 · Paper: eq. 16–18
-    """
-    M_next, S_next = [], []
-    for (b, f, m, G, n), a_i, w_i, W, P in zip(ends, a, w, M, S, strict=True):
-        M_next.append((b * W).addcmul_(f, P).baddbmm_((G * a_i).mT, w_i))
-        S_next.append((m * P).baddbmm_((n * a_i).mT, w_i))
-    return M_next, S_next
-
-
-def end_backward(
-    ends: list[End],
-    a: Layers,
-    w: Layers,
-    M: Layers,
-    S: Layers,
-    dM_next: Layers,
-    dS_next: Layers,
-    d_ends: list[End],
-    grads: ReadGrads,
-) -> None:
-    """Backpropagate through `end`, on top of the gradients of the reads.
-
-    Args:
-        ends: as given to `end`; a, w, M and S likewise.
-        a: see ends.
-        w: see ends.
-        M: see ends.
-        S: see ends.
-        dM_next: (N, in, out), gradients at the memory after the chunk.
-        dS_next: (N, in, out), gradients at the momentum there.
-        d_ends: gradients at the coefficients; added to.
-        grads: gradients of the chunk's reads at a, w, M and S; those of its end are added.
-    """
-    for i, ((b, f, m, G, n), (db, df, dm, dG, dn)) in enumerate(zip(ends, d_ends, strict=True)):
-        dW, dP = dM_next[i], dS_next[i]
-        to_M, to_S = bmm(w[i], dW.mT), bmm(w[i], dP.mT)
-        dG.add_(row_dot(to_M, a[i]))
-        dn.add_(row_dot(to_S, a[i]))
-        grads.a[i].addcmul_(to_M, G).addcmul_(to_S, n)
-        grads.w[i].baddbmm_(G * a[i], dW).baddbmm_(n * a[i], dP)
-        db.add_(inner(dW, M[i]))
-        df.add_(inner(dW, S[i]))
-        dm.add_(inner(dP, S[i]))
-        grads.M[i].addcmul_(b, dW)
-        grads.S[i].addcmul_(m, dP).addcmul_(f, dW)
-
-
-# -- small things ------------------------------------------------------------------------------------------------------
 
 
 def row_dot(x: Tensor, y: Tensor) -> Tensor:

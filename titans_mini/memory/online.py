@@ -1,7 +1,8 @@
 """The exact online rule of a matrix memory, still a chunk at a time.
 
-With gradients at M_{t−1} the error of a token depends on the writes before it, linearly. So the writes w of a chunk
-solve one unit-lower-triangular system, whose matrix needs keys and gates only and is inverted ahead of time:
+With gradients at M_{t−1} the error of a token depends on the writes before it, and for a matrix it does so linearly.
+So the writes w of a chunk solve one unit-lower-triangular system. Its matrix needs keys and gates only, and is inverted
+before the memory is known:
 
     (I + diag(2θ) tril₋₁(K Kᵀ ∘ G₋)) w = 2θ ∘ e,      e = v − b₋ ∘ k M − f₋ ∘ k S
 
@@ -38,7 +39,7 @@ def inverse_systems(k: Tensor, step: Tensor, G_before: Tensor) -> Tensor:
 
 
 def errors(k: Tensor, v: Tensor, before: Rows, M: Tensor, S: Tensor, residual: bool) -> Tensor:
-    """Compare the values of a chunk with what the memory at its start, decayed to each token, says to the keys.
+    """Compute the errors of a chunk as if it had written nothing: its start, decayed to each token, is asked.
 
     Args:
         k: (N, c, D) keys.
@@ -49,7 +50,7 @@ def errors(k: Tensor, v: Tensor, before: Rows, M: Tensor, S: Tensor, residual: b
         residual: whether the memory adds its input to its answer.
 
     Returns:
-        (N, c, D), v − M_{t−1}(k) but for the chunk's own writes.
+        (N, c, D), v − b₋ ∘ k M − f₋ ∘ k S, with the residual taken off.
     """
     error = v - k if residual else v.clone()
     return error.sub_(bmm(k, M).mul_(before.b)).sub_(bmm(k, S).mul_(before.f))
@@ -91,18 +92,18 @@ def write_backward(
 
     Args:
         x: the writes.
-        step: as given to `write`; inverse likewise.
+        step: as given to `write`, like inverse.
         inverse: see step.
-        before: as given to `errors`; M, S and residual likewise.
+        before: as given to `errors`, like M, S and residual.
         M: see before.
         S: see before.
         residual: see before.
-        dk: (N, c, D), gradient at the keys so far; overwritten.
-        dw: (N, c, D), gradient at the writes.
-        d_step: gradient at step; added to.
-        d_before: gradients at before; added to.
-        dM: gradient at M; added to.
-        dS: gradient at S; added to.
+        dk: (N, c, D), the gradient of reads and end at the keys; overwritten.
+        dw: (N, c, D), at the writes.
+        d_step: at step; accumulated in place.
+        d_before: at before; accumulated in place.
+        dM: at M; accumulated in place.
+        dS: at S; accumulated in place.
 
     Returns:
         The gradients at k and v, (N, c, D).

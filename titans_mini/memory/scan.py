@@ -1,8 +1,8 @@
-"""Chunk after chunk through a sequence, forward and backward: the route named "chunked".
+"""A sequence, chunk after chunk, forward and backward: the backend named "chunked".
 
-Writes and ends go one chunk after the other. Reads wait for nobody, so a group of chunks is read together: `chain`,
-then `read`. Training keeps the state at the start of each group, and the outputs of the memory's layers; the backward
-pass computes the rest of a group again, from the last group to the first.
+Writes and ends are sequential: the next chunk starts where this one ended. Reads are not, so the chunks of a group
+write first, one after the other (`chain`), and are then read together (`chunk.read`). Training keeps the state at the
+start of each group; the backward pass recomputes a group from it, from the last group to the first.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def equal_chunks(T: int, C: int, position: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How some equal chunks, one after the other, are computed."""
+    """The options and sizes of one pass over equal chunks."""
 
     net: MemoryNet
     exact: bool  # the exact online rule instead of gradients at the anchor
@@ -116,82 +116,15 @@ class Plan:
         return [slice(i, min(i + length, self.count)) for i in range(0, self.count, length)]
 
 
-# -- layout: chunk before head, batch and heads as one axis N ----------------------------------------------------------
-
-
-class Chunk(NamedTuple):
-    """The inputs of one chunk, (N, …), or of all chunks of a span, (chunks, N, …); or the gradients at them."""
-
-    k: Tensor  # (N, c, D)
-    v: Tensor  # (N, c, D)
-    step: Layers  # (N, c, 1), 2θ
-    end: list[End]  # the coefficients after the last token
-    before: Rows | None  # the coefficients one token earlier; this and the next are for the exact rule
-    inverse: Tensor | None  # (N, c, c), see `online.inverse_systems`
-
-
-def tokens_of(x: Tensor, plan: Plan, where: slice) -> Tensor:
-    """View the tokens of a span, (N, T, D) as (chunks, N, c, D)."""
-    return x.unflatten(1, (-1, plan.size))[:, where].transpose(0, 1)
-
-
-def gates_of(x: Tensor, plan: Plan, where: slice) -> Tensor:
-    """View the gates of a span, (N, T, 1 or L) as (1 or L, chunks, N, c)."""
-    return x.unflatten(1, (-1, plan.size))[:, where].permute(3, 1, 0, 2)
-
-
-def per_layer(x: Tensor, depth: int) -> Layers:
-    """Split (1 or L, …) into L tensors: one set of gates serves all layers."""
-    return [x[min(layer, len(x) - 1)] for layer in range(depth)]
-
-
-def unstack(x: Any) -> Iterable:
-    """Take tensors, and lists and named tuples of tensors, apart along their first axis."""
-    if x is None:
-        return itertools.repeat(None)
-    if torch.is_tensor(x):
-        return x.unbind(0)
-    parts = zip(*map(unstack, x), strict=False)  # None is repeated as often as needed
-    return [list(part) if isinstance(x, list) else type(x)(*part) for part in parts]
-
-
-class Span:
-    """Some chunks, laid out as they are computed; or the gradients at them."""
-
-    def __init__(
-        self, plan: Plan, q: Tensor, k: Tensor, v: Tensor, step: Tensor, table: Tensor, inverse: Tensor | None
-    ) -> None:
-        """View the chunks of tensors (chunks, N, …), for step and table (1 or L, chunks, N, …)."""
-        self.q, self.step, self.table = q, step, table
-        steps, tables = (per_layer(x, plan.net.depth) for x in (step, table))
-        before = rows_of(tables[0], "before") if plan.exact else None
-        self.chunks: list[Chunk] = unstack(Chunk(k, v, steps, [end_of(x) for x in tables], before, inverse))
-        self.groups = [slice(i, i + plan.group) for i in range(0, len(self.chunks), plan.group)]
-
-    @classmethod
-    def of(cls, plan: Plan, inputs: Sequence[Tensor], where: slice, keep_n: bool = False) -> tuple[Span, tuple]:
-        """Lay out a span of the inputs (N, T, …); also returns alpha, eta, the table and n, see `coefficient_table`."""
-        q, k, v = (tokens_of(x, plan, where) for x in inputs[:3])
-        alpha, eta, theta = (gates_of(x, plan, where).contiguous() for x in inputs[3:6])
-        table, n = coefficient_table(alpha, eta, keep_n)
-        step = 2 * theta.unsqueeze(-1)
-        inverse = online.inverse_systems(k, step[0], rows_of(table[0], "before").G) if plan.exact else None
-        return cls(plan, q, k, v, step, table, inverse), (alpha, eta, table, n)
-
-    def rows(self, plan: Plan, group: slice) -> list[Rows]:
-        """View the coefficients that the reads of a group use, its chunks joined along N."""
-        return [rows_of(x[group].flatten(0, 1), plan.read) for x in per_layer(self.table, plan.net.depth)]
-
-
 # -- forward -----------------------------------------------------------------------------------------------------------
 
 
 def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Go through equal chunks, group by group: first the writes of a group in sequence, then its reads at once.
+    """Run equal chunks, group by group: the writes of a group in sequence, then all its reads at once.
 
     Args:
-        plan: how.
-        kept: filled with what `backward` needs, of each group: memory and momentum at its start, and `_residuals`.
+        plan: its options and sizes.
+        kept: for `backward`, a list for each group is appended: memory and momentum at its start, and `_residuals`.
         inputs: q, k, v (B, H, T, D); alpha, eta, theta (B, H, T, 1 or L); M, S and, of a begun chunk, its anchor,
             L tensors (B, H, in, out) each; and the slow weights.
 
@@ -218,15 +151,15 @@ def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> 
 def chain(
     plan: Plan, chunks: list[Chunk], M: Layers, S: Layers, anchor: Layers, known: Sequence[Tensor] = ()
 ) -> tuple[list[tuple[Layers, Layers]], list[Writes]]:
-    """Let a group of chunks write, one after the other.
+    """Compute the writes of a group of chunks, one chunk after the other.
 
     Args:
-        plan: how.
+        plan: its options and sizes.
         chunks: the group.
         M: (N, in, out), the memory at its start.
         S: (N, in, out), the momentum there.
         anchor: (N, in, out), of a begun chunk; else empty.
-        known: `Writes.z` of all chunks in a row, where an earlier run kept them; else empty.
+        known: `Writes.z` of all chunks in a row, where the forward pass kept them; else empty.
 
     Returns:
         Memory and momentum at the start of each chunk, and the writes of each.
@@ -247,7 +180,7 @@ def chain(
 
 
 def join(states: list[tuple[Layers, Layers]], writes: list[Writes]) -> tuple[Layers, Layers, Layers, Layers]:
-    """Put what the reads of a group need side by side along N: a, w, M and S of all its chunks."""
+    """Concatenate a, w, M and S of a group's chunks along N, for its reads."""
     if len(writes) == 1:
         return writes[0].a, writes[0].w, *states[0]
     each = [x.a for x in writes], [x.w for x in writes], *zip(*states, strict=True)
@@ -255,9 +188,9 @@ def join(states: list[tuple[Layers, Layers]], writes: list[Writes]) -> tuple[Lay
 
 
 def _residuals(plan: Plan, writes: list[Writes], z: Layers) -> Layers:
-    """Choose the layers' outputs that are kept, at the keys of each chunk and at the queries of the group.
+    """List the layers' outputs that are kept instead of recomputed: at the keys of each chunk, at the group's queries.
 
-    Beside the states of short chunks those of a deep memory are large: where a group has several, none is kept.
+    For short chunks of a deep memory they would take more room than the states: a group of several keeps none.
     """
     if plan.group > 1 and plan.net.depth > 1:
         return []
@@ -268,10 +201,10 @@ def _residuals(plan: Plan, writes: list[Writes], z: Layers) -> Layers:
 
 
 def backward(plan: Plan, kept: list[Layers], inputs: Sequence[Tensor], d_out: Sequence[Tensor]) -> list[Tensor]:
-    """Backpropagate through `forward`, the last group first: through its reads at once, then chunk by chunk.
+    """Backpropagate through `forward`, the last group first: through all its reads at once, then chunk by chunk.
 
     Args:
-        plan: how.
+        plan: its options and sizes.
         kept: by `forward`.
         inputs: of `forward`.
         d_out: gradients at what it returned.
@@ -323,7 +256,7 @@ def writes_backward(
     """Backpropagate through the end of a chunk and its writes.
 
     Args:
-        plan: how.
+        plan: its options and sizes.
         c: the chunk.
         d: the gradients at it; filled.
         state: memory and momentum at its start.
@@ -352,22 +285,89 @@ def writes_backward(
     return reads.M, reads.S
 
 
+# -- layout: chunk before head, batch and heads as one axis N ----------------------------------------------------------
+
+
+class Chunk(NamedTuple):
+    """The inputs of one chunk, (N, …), or of all chunks of a span, (chunks, N, …); or the gradients at them."""
+
+    k: Tensor  # (N, c, D)
+    v: Tensor  # (N, c, D)
+    step: Layers  # (N, c, 1), 2θ
+    end: list[End]  # the coefficients after the last token
+    before: Rows | None  # the coefficients one token earlier; this and the next are for the exact rule
+    inverse: Tensor | None  # (N, c, c), see `online.inverse_systems`
+
+
+def tokens_of(x: Tensor, plan: Plan, where: slice) -> Tensor:
+    """View the tokens of a span, (N, T, D) as (chunks, N, c, D)."""
+    return x.unflatten(1, (-1, plan.size))[:, where].transpose(0, 1)
+
+
+def gates_of(x: Tensor, plan: Plan, where: slice) -> Tensor:
+    """View the gates of a span, (N, T, 1 or L) as (1 or L, chunks, N, c)."""
+    return x.unflatten(1, (-1, plan.size))[:, where].permute(3, 1, 0, 2)
+
+
+def per_layer(x: Tensor, depth: int) -> Layers:
+    """Split (1 or L, …) into L tensors: one set of gates serves all layers."""
+    return [x[min(layer, len(x) - 1)] for layer in range(depth)]
+
+
+def unstack(x: Any) -> Iterable:
+    """Unbind tensors, and lists and named tuples of tensors, along their first axis; None stays None."""
+    if x is None:
+        return itertools.repeat(None)
+    if torch.is_tensor(x):
+        return x.unbind(0)
+    parts = zip(*map(unstack, x), strict=False)  # not strict: the repeated None has no end
+    return [list(part) if isinstance(x, list) else type(x)(*part) for part in parts]
+
+
+class Span:
+    """A span of chunks in the layout in which they are computed; or the gradients at them."""
+
+    def __init__(
+        self, plan: Plan, q: Tensor, k: Tensor, v: Tensor, step: Tensor, table: Tensor, inverse: Tensor | None
+    ) -> None:
+        """View tensors (chunks, N, …) as chunks; step and table are (1 or L, chunks, N, …)."""
+        self.q, self.step, self.table = q, step, table
+        steps, tables = (per_layer(x, plan.net.depth) for x in (step, table))
+        before = rows_of(tables[0], "before") if plan.exact else None
+        self.chunks: list[Chunk] = unstack(Chunk(k, v, steps, [end_of(x) for x in tables], before, inverse))
+        self.groups = [slice(i, i + plan.group) for i in range(0, len(self.chunks), plan.group)]
+
+    @classmethod
+    def of(cls, plan: Plan, inputs: Sequence[Tensor], where: slice, keep_n: bool = False) -> tuple[Span, tuple]:
+        """Lay out a span of the inputs (N, T, …); also returns alpha, eta, the table and n, see `coefficient_table`."""
+        q, k, v = (tokens_of(x, plan, where) for x in inputs[:3])
+        alpha, eta, theta = (gates_of(x, plan, where).contiguous() for x in inputs[3:6])
+        table, n = coefficient_table(alpha, eta, keep_n)
+        step = 2 * theta.unsqueeze(-1)
+        inverse = online.inverse_systems(k, step[0], rows_of(table[0], "before").G) if plan.exact else None
+        return cls(plan, q, k, v, step, table, inverse), (alpha, eta, table, n)
+
+    def rows(self, plan: Plan, group: slice) -> list[Rows]:
+        """View the coefficients for the reads of a group, its chunks joined along N."""
+        return [rows_of(x[group].flatten(0, 1), plan.read) for x in per_layer(self.table, plan.net.depth)]
+
+
 # -- autograd ----------------------------------------------------------------------------------------------------------
 
 
 def _apply(plan: Plan, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    """Go through equal chunks, by way of `Scan` when gradients are wanted."""
+    """Run equal chunks, through `Scan` where a gradient is wanted."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return Scan.apply(plan, _Kept(), *inputs)
     return forward(plan, None, inputs)
 
 
 class _Kept(list):
-    """What `forward` keeps for `backward`: of a plain list torch.func would pass on a copy."""
+    """The list `kept` of `forward`. A class of its own, since torch.func would hand on a copy of a plain list."""
 
 
 class Scan(torch.autograd.Function):
-    """Equal chunks, one after the other, with the backward pass by hand.
+    """Equal chunks, one after the other, with the backward pass written by hand.
 
     Gradients of gradients are refused: the backward pass works in place and keeps no graph.
     """
