@@ -1,4 +1,4 @@
-"""Data: what ships with Python and scikit-learn first, everything larger one `fetch` away."""
+"""Data sets: generated, shipped with Python and scikit-learn, or, if larger, downloaded by `fetch`."""
 
 from titans_mini.data.babi import BabiSample, Story, babi_qa1, last_room, parse_stories, read_stories
 from titans_mini.data.babilong import BabilongSample, babilong, babilong_correct, babilong_prompt

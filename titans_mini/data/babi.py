@@ -1,4 +1,4 @@
-"""bAbI stories, version 1.2: read, write, and turned into one sample a question."""
+"""bAbI stories, version 1.2: parsing, writing, and one sample per question."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILES = {"train": "babi_qa1_train", "test": "babi_qa1_test"}  # names of `fetch`
 
 @dataclass(frozen=True)
 class Fact:
-    """A line that tells something: its number in the story, counted from 1, and the sentence."""
+    """A statement: the number of its line in the story, counted from 1, and the sentence."""
 
     id: int
     text: str
@@ -23,11 +23,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """A line that asks, about the lines before it.
+    """A question about the lines before it.
 
     Attributes:
         id: number of the line.
-        text: the question, without the space that follows it in some files.
+        text: the question, without the space after it in some files.
         answer: one word, or several joined by commas.
         support: numbers of the facts that answer it, in the file's order.
     """
@@ -56,7 +56,7 @@ class Story:
             yield BabiSample(tuple(fact.text for fact in facts), line.text, line.answer, support)
 
     def text(self) -> str:
-        """Return the story as it stands in a file: numbers, tabs, and a space behind every question but qa4's."""
+        """Return the story in the file format: numbers, tabs, and a space after every question except qa4's."""
         lines = []
         for line in self.lines:
             if isinstance(line, Fact):
@@ -73,9 +73,9 @@ class BabiSample:
 
     Attributes:
         facts: the sentences before it, oldest first.
-        question: what is asked.
+        question: the question.
         answer: the right answer.
-        support: positions in `facts` of those that answer it.
+        support: positions in `facts` of the facts that answer it.
     """
 
     facts: tuple[str, ...]
@@ -92,7 +92,7 @@ def babi_qa1(split: str = "train") -> Iterator[Story]:
 
     Raises:
         KeyError: for another split.
-        ConnectionError, ValueError: when the file is neither here nor to be had, or was changed.
+        ConnectionError, ValueError: when the file cannot be found or downloaded, or was changed.
     """
     if split not in FILES:
         raise KeyError(f"got the split {split!r}, expected 'train' or 'test'")
@@ -100,7 +100,7 @@ def babi_qa1(split: str = "train") -> Iterator[Story]:
 
 
 def read_stories(path: str | Path) -> Iterator[Story]:
-    """Yield the stories of a bAbI file of yours, one at a time.
+    """Yield the stories of a local bAbI file, one at a time.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -111,13 +111,13 @@ def read_stories(path: str | Path) -> Iterator[Story]:
 
 
 def parse_stories(lines: Iterable[str], name: str = "bAbI text") -> Iterator[Story]:
-    """Yield stories from lines in bAbI's format, and stop with an error at the first line that is not.
+    """Parse lines in bAbI's format and yield the stories; raise at the first malformed line.
 
-    Runs of white space become one space: in the files one line in thousands has two.
+    Runs of white space become one space, because one line in thousands of the files has two.
 
     Args:
         lines: with or without line ends.
-        name: of the source, for messages.
+        name: of the source, for error messages.
 
     Raises:
         ValueError: for a wrong number, a question without answer or support, a support that is not an earlier fact, a
@@ -144,7 +144,7 @@ def _error(name: str, number: int, got: str, expected: str) -> ValueError:
 
 
 def _parse(raw: str, name: str, number: int) -> Fact | Question:
-    """Read one line by itself."""
+    """Parse one line on its own."""
     found = re.fullmatch(r"(\d+) (\S[^\t]*)(?:\t([^\t]+)\t([^\t]+))?", raw.rstrip("\r\n"))
     if not found:
         raise _error(name, number, repr(raw[:60]), "'number sentence' or 'number question<tab>answer<tab>numbers'")
@@ -159,7 +159,7 @@ def _parse(raw: str, name: str, number: int) -> Fact | Question:
 
 
 def _check(line: Fact | Question, story: list[Fact | Question], name: str, number: int) -> None:
-    """Hold a line against the story so far."""
+    """Raise if a line does not continue the story."""
     if line.id != len(story) + 1:
         raise _error(
             name, number, f"the number {line.id}", f"{len(story) + 1}, or 1 for a new story: a line is missing"
@@ -178,9 +178,9 @@ def _finish(story: list[Fact | Question], name: str, number: int) -> Story:
 
 
 def last_room(sample: BabiSample) -> str:
-    """Answer with the room that was mentioned last, whoever went there: the shortcut to beat on qa1.
+    """Return the room mentioned last, regardless of the person: the baseline to beat on qa1.
 
-    It is right for 0.527 of the real test questions. A model that scores no more has not learned who went where.
+    It is right for 0.527 of the real test questions. A model that scores no more has not learned to track people.
 
     Raises:
         ValueError: when no fact names a room.

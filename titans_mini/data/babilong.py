@@ -1,4 +1,4 @@
-"""BABILong: the facts of a bAbI question, scattered over a long text that has nothing to do with them.
+"""BABILong: the facts of a bAbI question, scattered over a long unrelated text.
 
 Length budget, insertion rule, labels, prompt and scoring follow booydar/babilong (Apache-2.0).
 """
@@ -14,10 +14,10 @@ from titans_mini.data.text import english
 from titans_mini.data.tokens import BYTES, Tokenizer, split_sentences
 
 LENGTHS = {"0k": 0, **{f"{k}k": 1000 * k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)}, "1M": 1_000_000}
-PROMPT_ROOM = 300  # tokens of a named length that are left for instructions and question
-FACT_ROOM = 8  # tokens a fact takes at most, in GPT-2's tokens; a sample with more facts is dropped
-SHORTEST = 10  # tokens of a background sentence
-PATIENCE = 1000  # samples dropped in a row before it is an error
+PROMPT_ROOM = 300  # tokens of a named length reserved for instructions and question
+FACT_ROOM = 8  # upper bound on the GPT-2 tokens per fact; a sample with more facts than fit is dropped
+SHORTEST = 10  # minimum tokens of a background sentence
+PATIENCE = 1000  # consecutive samples dropped before an error
 LABELS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("qa1", "qa2", "qa3", "qa4"), ROOMS),
     "qa5": ("Bill", "Fred", "Jeff", "Mary", "apple", "football", "milk"),
@@ -35,10 +35,10 @@ class BabilongSample:
 
     Attributes:
         input: background and facts; the context of the question.
-        question: what is asked.
-        target: the right answer.
+        question: the question.
+        target: the correct answer.
         facts: the sentences of the story in `input`, in their order.
-        positions: for each fact, how many background sentences stand before it; never decreasing.
+        positions: number of background sentences before each fact; never decreasing.
         length: tokens of `input`, at most the budget.
     """
 
@@ -59,24 +59,24 @@ def babilong(
     seed: int = 0,
     sentences: Callable[[str], list[str]] = split_sentences,
 ) -> Iterator[BabilongSample]:
-    """Yield one long text for each bAbI question that fits.
+    """Yield one long text per bAbI question that fits.
 
     Background sentences are taken in order from a random place of a random text, short ones left out, and the last is
-    cut so that the budget is met. Each fact goes to a gap between them drawn by chance; facts keep their order. Sample
-    number n depends on the seed, n and its question only.
+    cut to meet the budget. Each fact goes to a random gap between them; facts keep their order. Sample n depends on the
+    seed, n and its question only.
 
     Args:
         samples: questions, real (`babi_qa1`) or made (`make_stories`).
-        length: a name such as "4k", of which 300 tokens are left for the prompt ("0k": the facts alone), or the number
-            of tokens of `input`.
+        length: a name such as "4k", of which 300 tokens are reserved for the prompt ("0k": the facts alone), or the
+            number of tokens of `input`.
         background: one text or several; by default Python's help pages. ⚠ BABILong uses the books of PG-19, and here
-            sentences and facts are always parted by one space.
-        tokenizer: what tokens are; bytes by default, `gpt2()` for BABILong's lengths.
-        seed: of places and background.
-        sentences: splits the background. ⚠ BABILong uses NLTK's `PunktSentenceTokenizer().tokenize`.
+            sentences and facts are always separated by one space.
+        tokenizer: unit of all lengths; bytes by default, `gpt2()` for BABILong's lengths.
+        seed: of fact positions and background.
+        sentences: function that splits the background. ⚠ BABILong uses NLTK's `PunktSentenceTokenizer().tokenize`.
 
     Raises:
-        KeyError: for a name that is no length.
+        KeyError: for an unknown name of a length.
         ValueError: for a negative length, a background without a sentence of 10 tokens, or (later) when a thousand
             questions in a row do not fit.
     """
@@ -112,7 +112,7 @@ def _samples(
 def _scatter(
     sample: BabiSample, texts: _Background, need: int, tokenizer: Tokenizer, rng: random.Random
 ) -> BabilongSample:
-    """Mix facts into a stretch of background of `need` tokens."""
+    """Insert the facts into a background of `need` tokens at random gaps."""
     around = texts.stretch(need, rng)
     positions = sorted(rng.choices(range(len(around) + 1), k=len(sample.facts)))
     pieces = [(place, 1, text) for place, text in enumerate(around)]
@@ -123,7 +123,7 @@ def _scatter(
 
 
 class _Background:
-    """Texts as sentences that are long enough."""
+    """Texts, split into sentences of at least `SHORTEST` tokens."""
 
     def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, sentences: Callable[[str], list[str]]) -> None:
         self.tokenizer = tokenizer
@@ -136,7 +136,7 @@ class _Background:
             )
 
     def stretch(self, need: int, rng: random.Random) -> list[str]:
-        """Take sentences of `need` tokens in all, each with the space before it."""
+        """Return sentences of `need` tokens in all, each counted with the space before it."""
         taken: list[str] = []
         while need > 0:
             text = rng.choice(self.texts)
@@ -150,30 +150,30 @@ class _Background:
 
 
 def babilong_prompt(sample: BabilongSample, instruction: str = "", examples: str = "", post_prompt: str = "") -> str:
-    """Write what a language model is asked.
+    """Format the prompt for a language model.
 
     Args:
         sample: text and question.
-        instruction: what to do. The benchmark's own instructions, examples and post prompts stand in its repository,
-            `babilong/prompts.py`; without them, as by default, this is its variant with none of the three.
+        instruction: description of the task. The benchmark's own instructions, examples and post prompts are in its
+            repository, `babilong/prompts.py`; the default is its variant with none of the three.
         examples: solved questions.
-        post_prompt: how to answer.
+        post_prompt: format of the answer.
     """
     fields = {"instruction": instruction, "examples": examples, "post_prompt": post_prompt}
     return PROMPT.format(**fields, context=sample.input.strip(), question=sample.question).strip()
 
 
 def babilong_correct(task: str, output: str, question: str, target: str) -> bool:
-    """Tell whether a model's answer counts as right.
+    """Check a model's answer.
 
-    Of its first sentence, the labels of the task are collected, without those that the question itself contains. Right
-    is who names the target and no other.
+    The labels of the task are collected from the answer's first sentence, without those in the question. The answer is
+    correct if the target is the only label left.
 
     Args:
         task: "qa1" … "qa10".
-        output: what the model wrote.
-        question: what it was asked.
-        target: the right answer.
+        output: the model's answer.
+        question: the question.
+        target: the correct answer.
 
     Raises:
         KeyError: for a task without labels.

@@ -1,4 +1,4 @@
-"""One door to every file that is not shipped: a folder of yours, then the cache, then a download; always verified."""
+"""Files that are not shipped: found in your own folder or the cache, or else downloaded; always verified."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
-USER_AGENT = "titans-mini/0.1"  # some servers refuse the default one of Python
+USER_AGENT = "titans-mini/0.1"  # some servers refuse Python's default
 BLOCK = 1 << 16
 
 
 class Known(NamedTuple):
-    """A file whose bytes are fixed.
+    """A file with a known digest.
 
     Attributes:
-        url: where it is downloaded from.
-        sha256: of its bytes.
-        path: where it lies inside the folder named by ``TITANS_DATA``, and inside the cache.
+        url: address of the download.
+        sha256: digest of the file.
+        path: path inside the folder named by ``TITANS_DATA``, and inside the cache.
         licence: of the content.
-        member: where it lies inside the archive (.tar.gz) that the address serves; None when it serves the file.
+        member: path inside the archive (.tar.gz) at the address; None if the address serves the file itself.
     """
 
     url: str
@@ -124,22 +124,22 @@ def fetch(
     timeout: float = 30.0,
     progress: bool = True,
 ) -> Path:
-    """Return the path of a file, downloading it only when it is nowhere on this machine.
+    """Return the path of a file; download it only if it is not on this machine.
 
-    It is looked for in the folder named by ``TITANS_DATA``, then in the cache (``TITANS_CACHE``, by default
-    ``~/.cache/titans_mini``). A download is written under a temporary name and renamed when it is complete and right.
+    The file is looked for in the folder named by ``TITANS_DATA``, then in the cache (``TITANS_CACHE``, by default
+    ``~/.cache/titans_mini``). A download is written under a temporary name and renamed once it is verified.
 
     Args:
         name_or_url: a name in `KNOWN`, or an address.
-        sha256: expected digest; known for names, required for addresses.
+        sha256: expected digest; optional for names, required for addresses.
         path: file name relative to the two folders; by default the last part of the address.
-        timeout: seconds without an answer before giving up.
+        timeout: seconds without a response before giving up.
         progress: show a progress bar while downloading.
 
     Raises:
-        KeyError: for a name that is not known.
+        KeyError: for an unknown name.
         ValueError: for an address without a sha256, or a file whose bytes are not the expected ones.
-        ConnectionError: when the file is not here and cannot be downloaded.
+        ConnectionError: when the file is not on this machine and cannot be downloaded.
     """
     url, sha256, path, member = _resolve(name_or_url, sha256, path)
     for folder in _folders():
@@ -154,7 +154,7 @@ def fetch(
 
 
 def cache() -> Path:
-    """Return the folder that keeps downloads: ``TITANS_CACHE``, or ``~/.cache/titans_mini``."""
+    """Return the folder of downloads: ``TITANS_CACHE``, or ``~/.cache/titans_mini``."""
     return Path(os.environ.get("TITANS_CACHE") or Path.home() / ".cache" / "titans_mini")
 
 
@@ -178,7 +178,7 @@ def _resolve(name_or_url: str, sha256: str | None, path: str | None) -> tuple[st
 
 
 def _download(url: str, sha256: str, target: Path, member: str | None, timeout: float, progress: bool) -> None:
-    """Write the body next to `target`, verify it, and only then give it its name."""
+    """Write the body to a temporary file, verify it, and only then rename it to `target`."""
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -194,7 +194,7 @@ def _download(url: str, sha256: str, target: Path, member: str | None, timeout: 
 
 
 def _stream(url: str, file: BinaryIO, timeout: float, progress: bool) -> tuple[int, int | None]:
-    """Write the body to `file`, and return how many bytes came and how many were announced."""
+    """Write the body to `file`; return the numbers of bytes received and announced."""
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
@@ -225,7 +225,7 @@ def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str, progress
 
 
 def _unpack(archive: Path, member: str, url: str) -> None:
-    """Put one file of an archive in the archive's place."""
+    """Replace an archive by one of its files."""
     try:
         with tarfile.open(archive, "r:gz") as tar, tempfile.TemporaryFile() as content:
             if not tar.getmember(member).isfile():

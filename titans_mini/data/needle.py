@@ -1,7 +1,7 @@
-"""A needle in a haystack in RULER's format: its words, its samples, how to take one apart, and how it is scored.
+"""A needle in a haystack in RULER's format: prompt, samples, parser and score.
 
 The prompt's sentences are those of NVIDIA/RULER (Apache-2.0), task `niah` with one key, one value and one question, in
-the singular form that RULER gives them then. Samples are made by `titans_mini.data.ruler`.
+the singular form that RULER uses in this case. Samples are made by `titans_mini.data.ruler`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ KINDS = ("number", "uuid", "word")
 
 @dataclass(frozen=True)
 class NeedleTask:
-    """What lies where.
+    """Kinds of haystack, value and key.
 
     Attributes:
         haystack: "noise", one sentence over and over, or "essay", running prose.
-        value: kind of the thing to remember: "number" (7 digits), "uuid" or "word".
-        key: kind of its name.
+        value: kind of the value to remember: "number" (7 digits), "uuid" or "word".
+        key: kind of its key.
 
     Raises:
-        ValueError: for a haystack or a kind that does not exist.
+        ValueError: for an unknown haystack or kind.
     """
 
     haystack: str
@@ -38,7 +38,7 @@ class NeedleTask:
     key: str = "word"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Raise for an unknown haystack or kind."""
         if self.haystack not in ("noise", "essay"):
             raise ValueError(f"haystack: got {self.haystack!r}, expected 'noise' or 'essay'")
         for kind in (self.value, self.key):
@@ -59,8 +59,8 @@ class NeedleSample:
 
     Attributes:
         input: the prompt, up to the question mark.
-        answer_prefix: how the answer begins; a model continues ``input + answer_prefix``.
-        key, value: name of the needle, and what to answer.
+        answer_prefix: beginning of the answer; a model continues ``input + answer_prefix``.
+        key, value: of the needle; the value is the answer.
         size: units of noise, or words of the essay, in the haystack.
         length: tokens of ``input + answer_prefix`` and the tokens reserved for the answer.
         index: characters of `input` before the value.
@@ -78,11 +78,11 @@ class NeedleSample:
 
     @property
     def depth(self) -> float:
-        """Return where the needle lies, 0 at the beginning of the prompt, 1 at its end."""
+        """Return the relative position of the needle: 0 at the beginning of the prompt, 1 at its end."""
         return self.index / len(self.input)
 
     def as_ruler(self) -> dict[str, object]:
-        """Return the record that RULER's present code writes as one line of JSON."""
+        """Return the record that RULER's current code writes as one line of JSON."""
         return {
             "index": self.index,
             "input": self.input,
@@ -98,13 +98,13 @@ _NEEDLE = re.compile(r"One of the special magic (number|uuid|word)s for (.+?) is
 
 
 def parse_needle(text: str) -> tuple[NeedleTask, str, str, str]:
-    """Take a prompt in RULER's format apart, whoever wrote it.
+    """Parse a prompt in RULER's format.
 
     Args:
-        text: an `input`, with or without the answer prefix behind it.
+        text: an `input`, with or without the answer prefix after it.
 
     Returns:
-        (task, key, value, context): the context as it stands in the prompt, needle included.
+        (task, key, value, context): the context verbatim, needle included.
 
     Raises:
         ValueError: when it is not such a prompt, or does not hold exactly one needle.
@@ -129,11 +129,11 @@ def _kind(name: str) -> str:
 
 
 def string_match_all(predictions: Iterable[str], references: Iterable[Sequence[str]]) -> float:
-    """Score answers as RULER does: the share of right answers found in each prediction, upper or lower case, in %.
+    """Compute RULER's score: the mean share of references contained in each prediction, ignoring case, in %.
 
     Args:
-        predictions: what a model wrote, one a sample.
-        references: the right answers of each sample.
+        predictions: the model's answers, one per sample.
+        references: the correct answers of each sample.
 
     Returns:
         0 … 100, rounded to two digits.

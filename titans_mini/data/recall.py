@@ -1,4 +1,4 @@
-"""Associative recall: keys bound to values somewhere in a haystack of noise, asked for at the end."""
+"""Associative recall: key–value pairs in a haystack of noise, queried at the end."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from titans_mini.data.seeds import generator
 
-IGNORE = -100  # the target of a position that is not asked; what `cross_entropy` skips
+IGNORE = -100  # target of positions without a question; `cross_entropy` skips it
 
 
 class RecallBatch(NamedTuple):
-    """Sequences with their questions.
+    """Sequences and their targets.
 
     Attributes:
         tokens: (B, T) int64.
-        targets: (B, T) int64: at the position of an asked key the value that follows it, elsewhere `IGNORE`.
-        depth: (B, Q) float32 in [0, 1]: where the asked pair stands in the haystack, 0 first, 1 last.
+        targets: (B, T) int64: at a queried key the value that follows it, elsewhere `IGNORE`.
+        depth: (B, Q) float32 in [0, 1]: position of the queried pair in the haystack, 0 first, 1 last.
     """
 
     tokens: Tensor
@@ -32,8 +32,8 @@ class RecallTask:
     """Multi-query associative recall; with one pair and one question it is a needle in a haystack.
 
     A sequence is `noise … key value … noise … key value … noise` and then, for each question, `key value` again. The
-    keys of a sequence differ, so each question has one right answer, and noise has tokens of its own: nothing but the
-    pair itself tells the answer. Guessing scores 1 / values.
+    keys of a sequence differ, so each question has one correct answer, and noise has its own tokens, so only the pair
+    itself gives the answer. Chance accuracy is 1 / values.
 
     Ids: 0 … keys−1 are keys, then values, then noise.
 
@@ -42,13 +42,13 @@ class RecallTask:
     """
 
     pairs: int = 4  # pairs in the haystack
-    questions: int = 4  # asked at the end, in rounds: every pair once, in an order of chance, before any is asked again
+    questions: int = 4  # at the end, in rounds: every pair once, in random order, before any is queried again
     keys: int = 32  # different keys
     values: int = 32  # different values
     noise: int = 16  # different tokens of noise
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Raise if sizes do not fit."""
         if min(self.pairs, self.questions, self.values, self.noise) < 1 or self.keys < self.pairs:
             raise ValueError(
                 f"RecallTask: got {self}, expected all ≥ 1 and as many keys as pairs: each key is used once"
@@ -61,18 +61,18 @@ class RecallTask:
 
     @property
     def shortest(self) -> int:
-        """Length of a sequence without noise: two tokens a pair and two a question."""
+        """Return the length of a sequence without noise: two tokens per pair and two per question."""
         return 2 * (self.pairs + self.questions)
 
     def batch(self, batch: int, length: int, seed: int, index: int = 0, depth: float | None = None) -> RecallBatch:
-        """Make batch number `index` of the stream that `seed` names: the same numbers whenever it is asked for.
+        """Return batch number `index` of the stream of `seed`; equal arguments give equal batches.
 
         Args:
             batch: sequences B.
             length: tokens T of each, questions included.
             seed: of the stream.
-            index: which batch of it.
-            depth: where the first asked pair stands, 0 first to 1 last; by default by chance, like the others.
+            index: of the batch.
+            depth: position of the first queried pair, 0 first to 1 last; by default random, like the others.
 
         Returns:
             The batch.
@@ -94,27 +94,27 @@ class RecallTask:
         value = torch.randint(self.keys, self.keys + self.values, (batch, self.pairs), generator=g)
         start = self._starts(batch, room, depth, g)
         tokens.scatter_(1, start, key).scatter_(1, start + 1, value)
-        ask = self._order(batch, g)  # (B, Q)
-        tokens[:, room::2], tokens[:, room + 1 :: 2] = key.gather(1, ask), value.gather(1, ask)
+        asked = self._order(batch, g)  # (B, Q)
+        tokens[:, room::2], tokens[:, room + 1 :: 2] = key.gather(1, asked), value.gather(1, asked)
         targets = torch.full_like(tokens, IGNORE)
         targets[:, room::2] = tokens[:, room + 1 :: 2]
-        return RecallBatch(tokens, targets, start.gather(1, ask) / (room - 2))
+        return RecallBatch(tokens, targets, start.gather(1, asked) / (room - 2))
 
     def _order(self, batch: int, g: torch.Generator) -> Tensor:
-        """Which pair each question is about: (B, Q). The first round begins with pair 0, which may have been placed."""
+        """Draw the pair of each question, (B, Q); the first is pair 0, which `depth` may have placed."""
         rounds = -(-self.questions // self.pairs)
-        chance = torch.rand(batch, rounds, self.pairs, generator=g)
-        chance[:, 0, 0] = -1.0
-        return chance.argsort(-1).flatten(1)[:, : self.questions]
+        score = torch.rand(batch, rounds, self.pairs, generator=g)
+        score[:, 0, 0] = -1.0
+        return score.argsort(-1).flatten(1)[:, : self.questions]
 
     def _starts(self, batch: int, room: int, depth: float | None, g: torch.Generator) -> Tensor:
-        """Places (B, pairs) of the pairs, which never overlap, in an order of chance.
+        """Draw start positions (B, pairs) of pairs that never overlap, in random order.
 
-        Each pair is a token of its own in a shorter haystack of room − pairs tokens; then they widen to two.
+        Each pair is first one token of a shorter haystack of room − pairs tokens, and then widened to two.
         """
-        chance = torch.rand(batch, room - self.pairs, generator=g)
+        score = torch.rand(batch, room - self.pairs, generator=g)
         first = None if depth is None else round(depth * (room - self.pairs - 1))
         if first is not None:
-            chance[:, first] = 2.0
-        place = chance.topk(self.pairs).indices  # (B, pairs), the chosen `first` in front
-        return place + (place[:, :, None] > place[:, None]).sum(-1)  # moved by the pairs before it
+            score[:, first] = 2.0
+        place = score.topk(self.pairs).indices  # (B, pairs), `first` in front if given
+        return place + (place[:, :, None] > place[:, None]).sum(-1)  # shifted by the pairs before it

@@ -1,4 +1,4 @@
-"""Makes needles in haystacks as RULER does: the same seed, tokenizer and words give the same bytes as its own code.
+"""Needles in haystacks as RULER makes them: the same seed, tokenizer and words give the same bytes as its own code.
 
 Insertion rule, length search and the order of random draws follow NVIDIA/RULER (Apache-2.0).
 """
@@ -18,7 +18,7 @@ from titans_mini.data.text import english
 from titans_mini.data.tokens import BYTES, split_sentences
 from titans_mini.data.words import ruler_words
 
-DEPTHS = tuple(round(i * 100 / 39) for i in range(40))  # % of the sentences of an essay that stand before the needle
+DEPTHS = tuple(round(i * 100 / 39) for i in range(40))  # % of an essay's sentences before the needle
 TRIES = 100  # RULER tries forever; keys differ in length, so a tight budget may fit at a later try
 
 
@@ -34,26 +34,26 @@ def needles(
     reserve: int = 128,
     search: str = "binary",
 ) -> Iterator[NeedleSample]:
-    """Yield samples without end, each as long as the budget allows and never longer.
+    """Yield endless samples, each as long as the token budget allows and never longer.
 
-    RULER publishes 500 samples a task from seed 42; its shards use the seeds 43, 44, … With `count=gpt2()` and, for
-    essays, its text and `sentences=nltk.sent_tokenize`, every byte agrees with what RULER writes.
+    RULER publishes 500 samples per task from seed 42; its shards use the seeds 43, 44, … With `count=gpt2()` and, for
+    essays, its text and `sentences=nltk.sent_tokenize`, every byte agrees with RULER's output.
 
     Args:
         task: a name in `RULER_TASKS`, or a `NeedleTask` of your own.
         length: budget in tokens, for the prompt, the answer prefix and the answer.
-        seed: of everything random.
-        count: tokens of a text; bytes by default, `gpt2()` for GPT-2's.
-        essay: the text of an essay haystack, any of yours, repeated if it is short; by default Python's help pages.
-            ⚠ RULER uses essays of Paul Graham, which nobody may pass on.
+        seed: of all random draws.
+        count: function that counts a text's tokens; bytes by default, `gpt2()` for GPT-2's.
+        essay: the text of an essay haystack, repeated if it is short; by default Python's help pages.
+            ⚠ RULER uses essays of Paul Graham, which may not be redistributed.
         words: keys to choose from; by default RULER's six million.
-        sentences: splits the essay, so that the needle goes between two sentences. ⚠ RULER uses NLTK's.
+        sentences: function that splits the essay; the needle goes between two sentences. ⚠ RULER uses NLTK's.
         reserve: tokens kept free for the answer.
-        search: how the largest haystack is found: "binary", or "linear" as in RULER's code of 2024, which does not
+        search: search for the largest haystack: "binary", or "linear" as in RULER's code of 2024, which does not
             repeat a short essay.
 
     Raises:
-        KeyError: for a task that does not exist.
+        KeyError: for an unknown task.
         ValueError: for another `search`, an empty essay, or (at the first sample) a budget that holds no haystack.
         ImportError: when the default words are not installed.
     """
@@ -68,19 +68,19 @@ def needles(
     split = lru_cache(maxsize=2)(lambda size: sentences(" ".join(islice(cycle(parts), size)).strip()))
     step = 500 if task.haystack == "essay" else 25 if length >= 4096 else 5
     cap = len(parts) if task.haystack == "essay" and search == "linear" else None
-    maker = _Maker(task, random.Random(seed), words, split, count, length, reserve, step, cap)
-    return maker.samples(maker.binary if search == "binary" else maker.linear)
+    sampler = _Sampler(task, random.Random(seed), words, split, count, length, reserve, step, cap)
+    return sampler.samples(sampler.binary if search == "binary" else sampler.linear)
 
 
 def _words_of(essay: str) -> list[str]:
     if not essay.strip():
         raise ValueError("essay: got an empty text, expected some prose for the haystack")
-    return re.sub(r"\s+", " ", essay).split(" ")  # not split(): RULER counts the emptiness before a leading space
+    return re.sub(r"\s+", " ", essay).split(" ")  # not split(): RULER counts the empty string before a leading space
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """A prompt that may still be too long; the first fields of a sample."""
+    """A prompt that may still be too long; its fields are the first of `NeedleSample`."""
 
     input: str
     answer_prefix: str
@@ -94,21 +94,21 @@ class _Draft:
 
 
 @dataclass(frozen=True)
-class _Maker:
-    """Draws drafts in RULER's order (key, value, place, and which of the one keys is asked) and finds what fits."""
+class _Sampler:
+    """Draws drafts in RULER's order (key, value, place, queried key) and yields those that fit the budget."""
 
     task: NeedleTask
     rng: random.Random
     words: Sequence[str]
-    split: Callable[[int], list[str]]  # the first words of the essay, as sentences
+    split: Callable[[int], list[str]]  # number of words ↦ the essay's first words, as sentences
     count: Callable[[str], int]
     length: int
     reserve: int
     step: int
-    cap: int | None  # words of an essay that is not repeated
+    cap: int | None  # words of an essay that is not repeated; else None
 
     def samples(self, search: Callable[[], int]) -> Iterator[NeedleSample]:
-        """Search once, then yield what fits."""
+        """Search for the size once, then yield samples that fit."""
         size = search()
         while True:
             draft, tokens = self.fit(size)
@@ -117,7 +117,7 @@ class _Maker:
             yield NeedleSample(*astuple(draft), tokens + self.reserve, index, before)
 
     def binary(self) -> int:
-        """Find the largest size that fits; each probe draws a new needle, as in RULER."""
+        """Return the largest size that fits; each probe draws a new needle, as in RULER."""
         per_unit = self.count(self.draft(self.step).prompt) / self.step
         low, high, best = self.step, max(int(self.length / per_unit * 3), self.step * 2), self.step
         while low <= high:
@@ -129,7 +129,7 @@ class _Maker:
         return best
 
     def linear(self) -> int:
-        """Grow by a step until the prompt with its answer is too long."""
+        """Increase the size by steps until the prompt with its answer is too long."""
         room, size, tokens = self.length - self.reserve, self.step, 0
         while tokens < room:
             draft = self.draft(size)
@@ -142,7 +142,7 @@ class _Maker:
         return size
 
     def fit(self, size: int) -> tuple[_Draft, int]:
-        """Draw until a sample fits, and count its tokens; one that is too long shrinks by a whole step, as in RULER."""
+        """Draw until a sample fits; return it and its tokens. If too long, shrink by a whole step, as in RULER."""
         room, tokens = self.length - self.reserve, "more"
         for _ in range(TRIES if size else 0):
             draft = self.draft(size)
@@ -156,11 +156,11 @@ class _Maker:
         )
 
     def draft(self, size: int) -> _Draft:
-        """Draw a key, a value and a place, and write the prompt."""
+        """Draw a key, a value and a place, and format the prompt."""
         key, value = self.name(self.task.key), self.name(self.task.value)
         needle = NEEDLE.format(kind=self.task.value, key=key, value=value)
         context = self.noise(size, needle) if self.task.haystack == "noise" else self.essay(size, needle)
-        self.rng.sample(range(1), 1)  # RULER chooses among its keys; with one key this still moves the generator on
+        self.rng.sample(range(1), 1)  # RULER chooses one of its keys; even a single key advances the generator
         fields = {"kind": self.task.value, "key": key}
         return _Draft(PROMPT.format(context=context, **fields), ANSWER_PREFIX.format(**fields), key, value, size)
 
@@ -173,13 +173,13 @@ class _Maker:
         return self.rng.choice(self.words)
 
     def noise(self, size: int, needle: str) -> str:
-        """Hide the needle in front of one of `size` lines, never behind the last."""
+        """Insert the needle before one of `size` lines, never after the last."""
         lines = [NOISE] * size
         lines.insert(self.rng.sample(range(size), 1)[0], needle)
         return "\n".join(lines)
 
     def essay(self, size: int, needle: str) -> str:
-        """Hide the needle between two sentences, at one of 40 depths."""
+        """Insert the needle between two sentences, at one of 40 depths."""
         sentences = self.split(size if self.cap is None else min(size, self.cap))
         place = int(len(sentences) * (self.rng.sample(DEPTHS, 1)[0] / 100))
         return " ".join([" ".join(sentences[:place]), needle, " ".join(sentences[place:])])

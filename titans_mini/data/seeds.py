@@ -1,4 +1,4 @@
-"""Random numbers that depend on a few whole numbers and on nothing else."""
+"""Random generators that depend on a few integers and on nothing else."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """Make a generator from several numbers, such as a seed and the number of a batch.
+    """Return a generator seeded by several integers, such as a seed and the index of a batch.
 
-    torch's own generator on a CPU keeps 32 bits of its seed only: (seed << 32) + index would drop the seed. NumPy's
-    `SeedSequence` mixes all of them; it ignores trailing zeros, so how many there are goes in as well.
+    torch's CPU generator keeps 32 bits of its seed only: (seed << 32) + index would drop the seed. NumPy's
+    `SeedSequence` mixes all integers; it ignores trailing zeros, so their count is mixed in as well.
 
     Args:
         numbers: each ≥ 0; a different tuple gives a different stream.

@@ -1,10 +1,10 @@
-"""New bAbI stories, qa1 to qa5, in the wording of version 1.2 and with its statistics, as many as you want.
+"""Endless new bAbI stories, qa1 to qa5, in the wording and with the statistics of version 1.2.
 
-A small world is simulated: people move, take, drop and give things. After every two facts one of the last five is
-picked, and if something can be asked about it whose answer follows from the sentences alone, it is asked. That rule was
-read off the real files: it gives the distances between question and support that qa1's 10,000 questions have, and on
-the public stories of qa2, qa3 and qa5 it tells after which facts a question comes. How often people move, take, drop
-and give was counted in the same stories, some 200 facts a task. (The public Lua generator has other words and rules.)
+A small world is simulated: people move, take, drop and give things. After every two facts a question is asked about one
+of the last five, if there is one whose answer follows from the sentences alone. That rule was read off the real files:
+it reproduces the distances between question and support in qa1's 10,000 questions, and in the public stories of qa2,
+qa3 and qa5 it predicts after which facts a question comes. The frequencies of the actions were counted in the same
+stories, some 200 facts per task. (The public Lua generator has other words and rules.)
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ VERBS = {
     "give": ("gave", "gave", "handed", "passed"),  # "gave" is half of them
 }
 OPPOSITE = {"north": "south", "south": "north", "east": "west", "west": "east"}
-QUESTIONS = 5  # a story
+QUESTIONS = 5  # per story
 WINDOW = 5  # a question is about one of the last five facts
 Ask = tuple[str, str, tuple[int, ...]]  # question, answer, support
 
 
 @dataclass(frozen=True)
 class Script:
-    """What happens in the stories of a task.
+    """Statistics of the stories of a task.
 
     Attributes:
-        people: who.
-        weights: how often each action is tried; one that nobody can do is drawn again.
-        there: how often "there" ends the sentence of an action.
+        people: names of the people.
+        weights: relative frequency of each action; one that nobody can do is drawn again.
+        there: probability that "there" ends the sentence of an action.
     """
 
     people: tuple[str, ...]
@@ -56,7 +56,7 @@ SCRIPTS = {
 
 @dataclass(frozen=True)
 class Event:
-    """One fact as the simulation knows it: `who` did `kind` with `what`, a room or a thing, and gave it `to`."""
+    """One fact in the simulation: person `who` did action `kind` with `what` (room or thing), given to person `to`."""
 
     id: int
     kind: str
@@ -66,18 +66,18 @@ class Event:
 
 
 def make_stories(task: str = "qa1", seed: int = 0, shard: int = 0, shards: int = 1) -> Iterator[Story]:
-    """Yield stories without end. Story number n depends on the task, the seed and n only.
+    """Yield endless stories. Story n depends on the task, the seed and n only.
 
     Args:
         task: "qa1" (one supporting fact), "qa2" (two), "qa3" (three), "qa4" (two arguments), "qa5" (three arguments).
         seed: of the stream.
         shard: this worker's number, from 0.
-        shards: how many workers there are. Each gets the stories shard, shard + shards, …, so that they share nothing
-            and together yield what one would.
+        shards: number of workers. Each gets the stories shard, shard + shards, …: disjoint, and together the stream of
+            a single worker.
 
     Raises:
-        KeyError: for a task that does not exist.
-        ValueError: for a shard that does not exist.
+        KeyError: for an unknown task.
+        ValueError: for a shard outside 0 … shards − 1.
     """
     if task != "qa4" and task not in SCRIPTS:
         raise KeyError(f"got the task {task!r}, expected one of qa1, qa2, qa3, qa4, qa5")
@@ -100,16 +100,16 @@ def _story(task: str, rng: random.Random) -> Story:
 
 
 class _World:
-    """Who is where and has what, known from the start; the reader knows only the sentences."""
+    """True places of people and things, known from the start; the reader knows only the sentences."""
 
     def __init__(self, script: Script, rng: random.Random) -> None:
         self.script, self.rng = script, rng
         self.room = {who: rng.choice(ROOMS) for who in script.people}
-        self.place = {thing: rng.choice(ROOMS) for thing in THINGS}  # a room, or whoever holds it
+        self.place = {thing: rng.choice(ROOMS) for thing in THINGS}  # a room, or the person who holds it
         self.events: list[Event] = []
 
     def act(self, number: int) -> Fact:
-        """Let something happen and tell it."""
+        """Draw a possible action, apply it and return its fact."""
         possible: list[tuple[str, str, str]] = []
         while not possible:
             kind = self.rng.choices(list(self.script.weights), list(self.script.weights.values()))[0]
@@ -124,7 +124,7 @@ class _World:
         return Fact(number, f"{who} {self.rng.choice(VERBS[kind])} the {what}{f' to {to}' if to else ''}{there}.")
 
     def _possible(self, kind: str) -> list[tuple[str, str, str]]:
-        """List (who, what, to) of an action."""
+        """List the possible (who, what, to) of an action."""
         people = self.script.people
         if kind == "move":
             return [(who, room, "") for who in people for room in ROOMS if room != self.room[who]]
@@ -140,8 +140,8 @@ def _moves(events: list[Event], who: str, after: int = 0, before: float = float(
     return [e for e in events if e.kind == "move" and e.who == who and after < e.id < before]
 
 
-def _is_news(event: Event, events: list[Event]) -> bool:
-    """Whether this is a thing's latest event: one taken up again is asked about by that."""
+def _is_latest(event: Event, events: list[Event]) -> bool:
+    """Return whether this is its thing's latest event; earlier ones are not asked about."""
     return event.kind != "move" and not any(e.what == event.what and e.id > event.id for e in events)
 
 
@@ -151,8 +151,8 @@ def _where_is_who(event: Event, events: list[Event]) -> list[Ask]:
 
 
 def _where_is_what(event: Event, events: list[Event]) -> list[Ask]:
-    """A thing is where its holder last went, or where the person who dropped it stood."""
-    if not _is_news(event, events):
+    """Ask where a thing is: where its holder last went, or where the person who dropped it stood."""
+    if not _is_latest(event, events):
         return []
     if event.kind == "get":
         moves = _moves(events, event.who, after=event.id)
@@ -162,8 +162,8 @@ def _where_is_what(event: Event, events: list[Event]) -> list[Ask]:
 
 
 def _where_was_what(event: Event, events: list[Event]) -> list[Ask]:
-    """A thing came to each room of the latest carrying from the room before; of a room seen twice, the later counts."""
-    if not _is_news(event, events):
+    """Ask for the room before each room of a thing's latest carrying; of two visits to a room, the later counts."""
+    if not _is_latest(event, events):
         return []
     got = next(e for e in reversed(events) if e.kind == "get" and e.what == event.what)
     path = _moves(events, got.who, got.id, event.id if event.kind == "drop" else float("inf"))
@@ -175,7 +175,7 @@ def _where_was_what(event: Event, events: list[Event]) -> list[Ask]:
 
 
 def _who_gave_what(event: Event, events: list[Event]) -> list[Ask]:
-    """Only the latest gift is asked about: what, by whom and to whom equally often, the last two in two forms each."""
+    """Ask about the latest gift: what, by whom and to whom equally often, the last two in two forms each."""
     if event.kind != "give" or any(e.kind == "give" and e.id > event.id for e in events):
         return []
     who, what, to, support = event.who, event.what, event.to, (event.id,)
@@ -198,7 +198,7 @@ ASKERS: dict[str, Callable[[Event, list[Event]], list[Ask]]] = {
 
 
 def _compass(rng: random.Random) -> Story:
-    """Three rooms in a row, two facts about neighbours, one question about one of the facts (qa4)."""
+    """Draw a qa4 story: three rooms in a row, two facts about neighbours, a question about one of the facts."""
     rooms = rng.sample(ROOMS, 3)
     way = rng.choice(("north", "east"))
     pairs = [(rooms[0], way, rooms[1]), (rooms[1], way, rooms[2])]
@@ -214,6 +214,6 @@ def _compass(rng: random.Random) -> Story:
 
 
 def _turned(pair: tuple[str, str, str], rng: random.Random) -> tuple[str, str, str]:
-    """Say a relation from either side."""
+    """Return a relation or its converse, at random."""
     a, way, b = pair
     return rng.choice([(a, way, b), (b, OPPOSITE[way], a)])

@@ -1,4 +1,4 @@
-"""Text as a stream of keys and values: what stands before a character, and the character."""
+"""Text as a stream of keys and values: the context before a character is the key, the character the value."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def text_stream(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Turn a text into keys (the context) and values (the character that follows), one pair a character.
+    """Convert a text to keys (the context) and values (the character that follows), one pair per character.
 
-    The key of character t is made from the characters before t only. Each character has a fixed pattern of signs ±1.
-    The last n characters are bound to one pattern by multiplying theirs, rolled by their distance; the key is the sum
-    of these patterns over the orders n, scaled to length 1. Two contexts that end alike get similar keys, two that end
-    differently get nearly orthogonal ones. Nothing here is learned.
+    The key of character t depends on the characters before t only. Each character has a fixed pattern of signs ±1.
+    The patterns of the last n characters, rolled by their distance, are multiplied into one; the key is the sum of
+    these products over the orders n, scaled to length 1. Contexts with the same ending get similar keys, contexts with
+    different endings nearly orthogonal ones. Nothing here is learned.
 
     The value is one-hot at the character's code; characters beyond `dim` share the upper half by a hash, so that with
-    dim ≥ 256 no ASCII character shares its place.
+    dim ≥ 256 no ASCII character shares its index.
 
     Args:
         text: T characters, any Unicode.
-        dim: D. The fewer, the more contexts disturb each other.
+        dim: D. The smaller, the more contexts interfere.
         orders: lengths n of the contexts, in characters.
-        seed: of the sign patterns. The same numbers in every process and on every machine.
+        seed: of the sign patterns, which are the same in every process and on every machine.
         dtype: of both results.
 
     Returns:
@@ -45,7 +45,7 @@ def text_stream(
     if dim < 2 or not orders or min(orders) < 1:
         raise ValueError(f"text_stream: got dim={dim}, orders={tuple(orders)}, expected dim ≥ 2 and lengths n ≥ 1")
     longest = max(orders)
-    padded = ["", *sorted(set(text))]  # "" stands before the beginning
+    padded = ["", *sorted(set(text))]  # "" pads the context before the beginning
     index = {character: i for i, character in enumerate(padded)}
     codes = torch.tensor([0] * longest + [index[character] for character in text])
     signs = torch.from_numpy(np.stack([_signs(c, dim, seed) for c in padded])).to(dtype)  # (characters, D)
@@ -59,14 +59,14 @@ def text_stream(
 
 
 def _signs(character: str, dim: int, seed: int) -> np.ndarray:
-    """Signs ±1 (D,) that belong to one character; "" is the place before the beginning of a text."""
+    """Return the sign pattern ±1 (D,) of a character; "" pads the context before the beginning of a text."""
     name = f"{seed} {character}".encode("utf-8", "surrogatepass")
     bits = np.frombuffer(hashlib.shake_256(name).digest(dim // 8 + 1), dtype=np.uint8)  # the same on every machine
     return np.unpackbits(bits)[:dim] * 2.0 - 1.0
 
 
 def _place(character: str, dim: int) -> int:
-    """Where the one-hot value of a character has its 1."""
+    """Return the index of the 1 in a character's one-hot value."""
     code = ord(character)
     lower = dim // 2
     return code if code < dim else lower + zlib.crc32(character.encode("utf-8", "surrogatepass")) % (dim - lower)

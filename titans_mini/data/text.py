@@ -1,4 +1,4 @@
-"""Real text without a download: the English and the code that ship with Python itself; and text read in batches."""
+"""Text without a download: the English and the code that ship with Python; and batches of parallel streams."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ TOPICS = ("truth", "while", "assert", "import", "with", "yield")  # prose in eve
 
 
 def english(*topics: str) -> str:
-    """Return English prose from Python's own help pages, one paragraph a line.
+    """Return English prose from Python's own help pages, one paragraph per line.
 
-    Headings, grammar and code blocks are left out, so that what remains reads as prose. Wording changes a little
-    from one Python version to the next.
+    Headings, grammar and code blocks are left out. Wording changes a little from one Python version to the next.
 
     Args:
         *topics: names of help topics, such as "truth", "while", "assert"; a few good ones by default.
@@ -102,13 +101,13 @@ def encode(text: str, vocabulary: str) -> Tensor:
 
 
 def held_out(text: Text, share: float = 0.1) -> tuple[Text, Text]:
-    """Cut a text in two: what to learn from, and its end, which is held out.
+    """Split a text in two: a training part, and its end as the held-out part.
 
-    One cut and no shuffling, so that nothing of the second part stands near anything of the first.
+    One cut and no shuffling, so that the two parts are neighbours at one point only.
 
     Args:
         text: a string, or its ids (N,).
-        share: of the second part.
+        share: of the held-out part.
 
     Raises:
         ValueError: if a part would be empty.
@@ -120,12 +119,12 @@ def held_out(text: Text, share: float = 0.1) -> tuple[Text, Text]:
 
 
 class StreamBatch(NamedTuple):
-    """A stretch of B streams.
+    """The next T tokens of B streams.
 
     Attributes:
-        tokens: (B, T) int64, what the model reads.
+        tokens: (B, T) int64, the model's input.
         targets: (B, T) int64, the token after each.
-        fresh: whether the streams begin here; if not, go on with the state of the batch before.
+        fresh: whether the streams begin here; if not, continue with the state of the batch before.
     """
 
     tokens: Tensor
@@ -135,22 +134,22 @@ class StreamBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Streams:
-    """One text read by B readers at once, each his own part from front to back: for truncated backpropagation.
+    """B parallel streams over one text, each over its own part, for truncated backpropagation.
 
-    Row b of batch i + 1 goes on where row b of batch i stopped, so a state can be carried along. After a pass the parts
-    begin at another place and are dealt out anew. Batch number i is a function of i and the seed alone.
+    Row b of batch i + 1 continues where row b of batch i stopped, so a state can be carried. After each pass the parts
+    start at a new offset and are permuted over the rows. Batch i is a function of i and the seed alone.
 
     Raises:
-        ValueError: if the text is too short for one stretch a row.
+        ValueError: if the text is too short for T tokens per row and one more.
     """
 
     ids: Tensor  # (N,) integers, the text
     batch: int  # rows B
-    length: int  # tokens T of a stretch
+    length: int  # tokens T per batch and row
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a text that is too short."""
+        """Raise if the text is too short."""
         if self.ids.dim() != 1 or min(self.batch, self.length) < 1 or self.steps < 1:
             raise ValueError(
                 f"Streams: got ids {tuple(self.ids.shape)}, batch={self.batch}, length={self.length}, expected (N,) "
@@ -159,11 +158,11 @@ class Streams:
 
     @property
     def steps(self) -> int:
-        """Count the batches of one pass."""
+        """Return the number of batches per pass."""
         return (len(self.ids) - 1) // (self.batch * self.length)
 
     def __call__(self, index: int) -> StreamBatch:
-        """Read batch number `index`."""
+        """Return batch number `index`."""
         number, step = divmod(index, self.steps)
         part = self.steps * self.length  # tokens of a row's part
         g = generator(self.seed, number)

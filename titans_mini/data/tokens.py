@@ -1,4 +1,4 @@
-"""How long a text is: in bytes by default, in GPT-2's tokens where a benchmark counts them; and where sentences end."""
+"""Tokenizers that measure the length of a text, bytes and GPT-2's for benchmarks; and a sentence splitter."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from titans_mini.data.fetch import KNOWN, fetch
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A text as numbers and back. Calling it counts: ``BYTES("é") == 2``.
+    """Encoder and decoder of text. A call counts tokens: ``BYTES("é") == 2``.
 
     Attributes:
-        name: for messages.
-        encode: text to numbers.
-        decode: numbers to text. Half a character at the end of a cut is dropped.
+        name: for error messages.
+        encode: text to token ids.
+        decode: token ids to text. An incomplete character at the end is dropped.
     """
 
     name: str
@@ -34,11 +34,11 @@ BYTES = Tokenizer("bytes", lambda text: text.encode("utf-8"), lambda ids: bytes(
 
 @lru_cache(maxsize=1)
 def gpt2() -> Tokenizer:
-    """Return GPT-2's tokenizer, in which RULER and BABILong measure lengths. Its two files come through `fetch`.
+    """Return GPT-2's tokenizer, in which RULER and BABILong measure lengths. Its two files come from `fetch`.
 
     Raises:
         ImportError: when tiktoken is not installed.
-        ConnectionError, ValueError: when a file is neither here nor to be had, or has other bytes.
+        ConnectionError, ValueError: when a file cannot be found or downloaded, or has other bytes.
     """
     try:
         import tiktoken
@@ -59,17 +59,17 @@ def gpt2() -> Tokenizer:
     return Tokenizer("gpt2", coder.encode_ordinary, lambda ids: coder.decode(list(ids), errors="ignore"))
 
 
-_END = re.compile(r"""(?<=[.!?])["'”’)\]]*\s+(?=["'“‘(\[]*[A-Z0-9])""")  # a stop, and something that starts anew
+_END = re.compile(r"""(?<=[.!?])["'”’)\]]*\s+(?=["'“‘(\[]*[A-Z0-9])""")  # end mark, then the start of a sentence
 _NO_END = re.compile(r"(?:^|[\s(\"'“‘])(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Prof|Mt|No|vs|e\.g|i\.e|cf|etc)\.$")
 
 
 def split_sentences(text: str) -> list[str]:
     """Split English prose into sentences, without a model and without a download.
 
-    The rule is plain: a stop, a question or an exclamation mark, then space, then a capital, a digit or an opening
+    The rule is plain: a full stop, question mark or exclamation mark, then space, then a capital, a digit or an opening
     quote; titles such as "Dr." and initials do not end a sentence. Runs of white space inside a sentence become one
-    space, so that ``" ".join`` of the result is the text again. RULER and BABILong use NLTK's Punkt, which decides
-    otherwise now and then: where every byte has to agree, pass `nltk.sent_tokenize` instead.
+    space, so that ``" ".join`` of the result is the text again. RULER and BABILong use NLTK's Punkt, which differs
+    now and then: where every byte has to agree, pass `nltk.sent_tokenize` instead.
 
     Returns:
         Sentences without space around them; an empty list for an empty text.

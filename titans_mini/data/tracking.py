@@ -1,6 +1,6 @@
-"""State tracking: what comes out after every move, when each move changes a state that is never shown.
+"""State tracking: predict the state after every move, when each move changes a state that is never shown.
 
-The theme of the paper's theorem 4.1, which states, without a proof, that Titans solve such problems where transformers,
+The subject of the paper's theorem 4.1, which states, without a proof, that Titans solve such problems and transformers,
 diagonal linear recurrences and DeltaNet cannot.
 """
 
@@ -21,11 +21,11 @@ MOVES = ("all", "even", "swaps")
 
 
 class TrackingBatch(NamedTuple):
-    """A stretch of moves with the state after each.
+    """Moves and the state after each.
 
     Attributes:
         tokens: (B, T) int64, the moves.
-        targets: (B, T) int64, the state after the move at the same place.
+        targets: (B, T) int64, the state after the move at the same position.
         start: (B,) int64, the state before the first move.
     """
 
@@ -35,7 +35,7 @@ class TrackingBatch(NamedTuple):
 
 
 class _Tracking:
-    """What both tasks share: batches by number, and streams that go on."""
+    """Base class of the tasks: indexed batches, and endless streams."""
 
     @property
     def vocab_size(self) -> int:
@@ -47,19 +47,19 @@ class _Tracking:
         raise NotImplementedError
 
     def follow(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-        """Return the state after each move: (B, T) from moves (B, T) and states (B,); 0, the rest state, by default."""
+        """Return the state after each move: (B, T) from moves (B, T) and states (B,), by default 0, the rest state."""
         raise NotImplementedError
 
     def batch(self, batch: int, length: int, seed: int, index: int = 0) -> TrackingBatch:
-        """Make batch number `index` of the stream that `seed` names; every sequence starts at rest.
+        """Return batch number `index` of the stream of `seed`; every sequence starts at rest.
 
-        Workers share the work by taking different numbers.
+        Workers share the work by taking different indices.
 
         Args:
             batch: sequences B.
             length: moves T.
             seed: of the stream.
-            index: which batch of it.
+            index: of the batch.
 
         Raises:
             ValueError: if a size is smaller than 1.
@@ -67,11 +67,11 @@ class _Tracking:
         return next(itertools.islice(self._segments(batch, length, (seed, index)), 1))
 
     def stream(self, batch: int, length: int, seed: int) -> Iterator[TrackingBatch]:
-        """Yield stretch after stretch of B sequences that never end: each goes on where the last one stopped.
+        """Yield consecutive stretches of B endless sequences: each continues where the last one stopped.
 
         Args:
             batch: sequences B.
-            length: moves T of a stretch.
+            length: moves T per stretch.
             seed: of the stream.
 
         Raises:
@@ -83,9 +83,9 @@ class _Tracking:
         if min(batch, length) < 1:
             raise ValueError(f"got batch={batch}, length={length}, expected both ≥ 1")
         g = generator(*seeds)
-        return self._going_on(g, batch, length)
+        return self._generate(g, batch, length)
 
-    def _going_on(self, g: torch.Generator, batch: int, length: int) -> Iterator[TrackingBatch]:
+    def _generate(self, g: torch.Generator, batch: int, length: int) -> Iterator[TrackingBatch]:
         start = torch.zeros(batch, dtype=torch.int64)
         while True:
             tokens = self.moves_of(g, batch, length)
@@ -98,7 +98,7 @@ class _Tracking:
 class ParityTask(_Tracking):
     """Moves 0 … m−1 are added up; the state is the sum modulo m. With m = 2: is the number of ones odd?
 
-    Guessing scores 1 / m, and the last few moves alone tell nothing.
+    Chance accuracy is 1 / m, and the last few moves alone carry no information.
 
     Raises:
         ValueError: if the modulus is smaller than 2.
@@ -107,7 +107,7 @@ class ParityTask(_Tracking):
     modulus: int = 2  # m
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Raise if the modulus is too small."""
         if self.modulus < 2:
             raise ValueError(f"modulus: got {self.modulus}, expected at least 2")
 
@@ -121,7 +121,7 @@ class ParityTask(_Tracking):
         return torch.randint(self.modulus, (batch, length), generator=g)
 
     def follow(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-        """Return the state after each move: (B, T) from moves (B, T) and states (B,); 0, the rest state, by default."""
+        """Return the state after each move: (B, T) from moves (B, T) and states (B,), by default 0, the rest state."""
         start = torch.zeros_like(tokens[:, 0]) if start is None else start
         return (tokens.cumsum(-1) + start[:, None]) % self.modulus
 
@@ -130,18 +130,18 @@ class ParityTask(_Tracking):
 class PermutationTask(_Tracking):
     """Each move rearranges n things; the state is the arrangement so far, one of n!.
 
-    With n = 5 the group has no commuting shortcut (it is not solvable), which is what makes it hard in theory. Token i
-    stands for row i of `arrangements`, 0 for leaving everything in place. Guessing scores 1 / n!.
+    With n = 5 the group is not solvable, which makes the task hard in theory. Token i is row i of `arrangements`, 0 the
+    identity. Chance accuracy is 1 / n!.
 
     Raises:
-        ValueError: for other moves, or a number of things outside 2 … 6.
+        ValueError: for unknown moves, or a number of things outside 2 … 6.
     """
 
     things: int = 5  # n
     moves: str = "all"  # "all" n!; "even", half of them (A_n); "swaps" of two neighbours, n − 1
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
+        """Raise for unknown moves or a wrong number of things."""
         if not 2 <= self.things <= 6:
             raise ValueError(f"things: got {self.things}, expected 2 … 6: there are n! arrangements, each a token")
         if self.moves not in MOVES:
@@ -154,7 +154,7 @@ class PermutationTask(_Tracking):
 
     @property
     def arrangements(self) -> Tensor:
-        """Return (n!, n) int64: row i says where arrangement i puts each thing."""
+        """Return (n!, n) int64: row i holds the position of each thing in arrangement i."""
         return _arrangements(self.things)
 
     @property
@@ -180,7 +180,7 @@ class PermutationTask(_Tracking):
         return used[torch.randint(len(used), (batch, length), generator=g)]
 
     def follow(self, tokens: Tensor, start: Tensor | None = None) -> Tensor:
-        """Return the state after each move: (B, T) from moves (B, T) and states (B,); 0, the rest state, by default."""
+        """Return the state after each move: (B, T) from moves (B, T) and states (B,), by default 0, the rest state."""
         state = torch.zeros_like(tokens[:, 0]) if start is None else start
         products, states = self.products, []
         for move in tokens.unbind(1):
@@ -199,6 +199,6 @@ def _products(things: int) -> Tensor:
     table = _arrangements(things)
     digits = things ** torch.arange(things)
     place = torch.zeros(things**things, dtype=torch.int64)
-    place[(table * digits).sum(-1)] = torch.arange(len(table))  # the number of an arrangement, by its digits
-    after = table[:, table]  # (moves, states, n): the move puts thing k where it sends the place of k
+    place[(table * digits).sum(-1)] = torch.arange(len(table))  # index of an arrangement by its digits
+    after = table[:, table]  # (moves, states, n): the move puts thing k where it sends the position of k
     return place[(after * digits).sum(-1)]

@@ -9,18 +9,18 @@ from functools import lru_cache
 from importlib import resources
 from itertools import accumulate
 
-WORD_LISTS = {  # what RULER reads; other bytes would give other keys from the same seed
+WORD_LISTS = {  # RULER's input; other bytes would give other keys from the same seed
     "adjectivelist.txt": "66814d46b7e292c83e839d12fe2fa083c8f66779b14b294e1be4e1342c5d4131",
     "nounlist.txt": "8d88b3ebc2e2969ed92ebe49cdb0c8a87c2ad3b27493d7afdff608f2e51c5bc9",
 }
 
 
 class KeyWords(Sequence[str]):
-    """The sorted, distinct strings ``adjective-noun``, made when they are asked for.
+    """The sorted, distinct strings ``adjective-noun``, built on access.
 
-    RULER builds and sorts six million of them. Sorted by "adjective-", the pairs of one adjective stand together, and
-    inside them the nouns are sorted; only where one adjective continues another (``well-`` and ``well-known-``) do
-    blocks mix, and those few are merged.
+    RULER builds and sorts six million of them. Sorted by "adjective-", the pairs of one adjective are contiguous and
+    sorted by noun; only where one adjective is a prefix of another (``well-`` and ``well-known-``) do blocks overlap,
+    and those few are merged.
 
     Args:
         adjectives: first halves, in any order, repeats allowed.

@@ -1,7 +1,7 @@
-"""Attention in the three shapes the architectures need: causal, a sliding window with a prefix, and by segment.
+"""Softmax attention with the masks of the architectures: causal, sliding window with a prefix, and segments.
 
-All of them are `scaled_dot_product_attention` with a mask, or FlexAttention with a rule (`flex`). What has to be kept
-from call to call is bounded by the window or the segment; only full causal attention keeps everything it has seen.
+All of them are `scaled_dot_product_attention` with a mask, or FlexAttention with a mask function (`flex`). The cache of
+keys and values is bounded by the window or the segment; only full causal attention caches every token.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ IMPLEMENTATIONS = ("sdpa", "flex")
 
 
 def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Turn pairs of components by angles that grow with the position (RoPE): products then depend on distances.
+    """Rotate pairs of components by angles proportional to the position (RoPE): products then depend on distances.
 
     Args:
         x: (..., T, D) queries or keys, D even.
         positions: (T,) integers.
-        base: of the wavelengths.
+        base: base of the geometric series of frequencies.
 
     Returns:
         (..., T, D).
@@ -39,10 +39,10 @@ def rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
 
 
 def rotary_cos_sin(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
-    """Compute what `apply_rotary` multiplies with at positions; arguments as those of `rotate`.
+    """Compute the factors of `apply_rotary` at the given positions; arguments as in `rotate`.
 
     Returns:
-        (T, D) twice: [cos, cos], and [−sin, sin] of each angle.
+        Two tensors (T, D): [cos, cos] and [−sin, sin] of the angles.
 
     Built in: notebooks/10 · Paper: section 3.3
     """
@@ -54,11 +54,11 @@ def rotary_cos_sin(x: Tensor, positions: Tensor, base: float = 10_000.0) -> tupl
 
 
 def apply_rotary(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn [a, b] to [a cos − b sin, b cos + a sin].
+    """Rotate [a, b] to [a cos − b sin, b cos + a sin].
 
     Args:
-        x: (..., T, D), a and b its halves.
-        by: from `rotary_cos_sin`.
+        x: (..., T, D); a and b are its halves.
+        by: the two factors of `rotary_cos_sin`.
 
     Returns:
         (..., T, D).
@@ -70,24 +70,24 @@ def apply_rotary(x: Tensor, by: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _float64_device(x: Tensor) -> torch.device:
-    """Where float64 exists: Apple's GPUs have none."""
+    """Return a device that has float64: the CPU for Apple's GPUs, which have none."""
     return torch.device("cpu") if x.device.type == "mps" else x.device
 
 
-# -- masks: who may see whom -------------------------------------------------------------------------------------------
+# -- masks: the keys that a query may see ------------------------------------------------------------------------------
 
 
 def window_mask(new: int, old: int, window: int | None, device: torch.device | None = None) -> Tensor:
-    """Say which of the last tokens each new token sees: itself and the window − 1 before it.
+    """Build a causal sliding-window mask: each new token sees itself and the window − 1 tokens before it.
 
     Args:
         new: T, number of new tokens.
-        old: N, number of older tokens whose keys are kept.
-        window: how many tokens a query sees, itself included; None for all.
-        device: where the mask lives.
+        old: N, number of cached tokens.
+        window: tokens a query sees, itself included; None for all.
+        device: of the mask.
 
     Returns:
-        (T, N + T) booleans.
+        (T, N + T) booleans, True where visible.
 
     Built in: notebooks/10 · Paper: section 4.2
     """
@@ -96,9 +96,9 @@ def window_mask(new: int, old: int, window: int | None, device: torch.device | N
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn a mask into what is added to scores: 0 where it is True, else −∞.
+    """Convert a boolean mask to an additive one: 0 where it is True, −∞ elsewhere.
 
-    `scaled_dot_product_attention` takes either, and makes the one of the other, call after call.
+    `scaled_dot_product_attention` takes either, but converts a boolean mask again in every call.
 
     Args:
         mask: booleans of any shape.
@@ -113,14 +113,14 @@ def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class MemoryKeys(NamedTuple):
-    """Keys and values beside the tokens: MAC's h, of which the first token of every `stride` has one.
+    """Keys and values of MAC's retrieved tokens h, one per `stride` tokens of the segment.
 
     Attributes:
         k: (B, H, E, D), rotated.
         v: (B, H, E, D).
-        stride: tokens for one h.
-        begun: tokens of the segment before the call.
-        everything: all are visible, as in MAC's printed form.
+        stride: tokens per h; the first of them is the first that sees it.
+        begun: tokens of the segment before this call.
+        everything: whether every token sees every h, as in MAC's printed form.
 
     Built in: notebooks/10 · Paper: eq. 22
     """
@@ -132,22 +132,22 @@ class MemoryKeys(NamedTuple):
     everything: bool = False
 
     def visible(self, new: int) -> Tensor:
-        """Say who sees which: (T, E) booleans."""
+        """Build the mask of the h that each new token sees: (T, E) booleans."""
         at = torch.arange(self.k.shape[2], device=self.k.device) * self.stride
         seen = at <= torch.arange(self.begun, self.begun + new, device=at.device)[:, None]
         return torch.ones_like(seen) if self.everything else seen
 
 
 def segment_lengths(tokens: int, position: int, segment: int) -> list[int]:
-    """Cut a call where segments end.
+    """Split a call at the ends of segments.
 
     Args:
         tokens: T of the call.
         position: tokens seen before.
-        segment: tokens of a segment.
+        segment: tokens per segment.
 
     Returns:
-        Lengths of the parts, each inside one segment.
+        Lengths of the parts, each within one segment.
 
     Built in: notebooks/10 · Paper: section 4.1
     """
@@ -161,7 +161,7 @@ def segment_lengths(tokens: int, position: int, segment: int) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class AttentionState(State):
-    """The keys and values that later tokens may still see.
+    """Cache of the keys and values that later tokens may still see.
 
     Attributes:
         k: (B, H, N, D) keys, rotated.
@@ -191,16 +191,16 @@ class AttentionState(State):
 
 
 class Attention(nn.Module):
-    """Softmax attention that sees the last `window` tokens, or its own segment, and a prefix that is always visible.
+    """Softmax attention over the last `window` tokens, or the token's segment, and a prefix that is always visible.
 
     Args:
         dim: size of inputs and outputs.
         heads: H.
         window: tokens a query sees, itself included.
-        segment: tokens of a segment; attention starts afresh at each. With neither, causal attention over everything.
-        offset: position of the first token; the prefix has position 0, and tokens between may be `extra`.
-        rope_base: of the rotary positions.
-        implementation: "sdpa", or "flex": FlexAttention on a CUDA device, the same result by a compiled rule.
+        segment: tokens per segment; attention restarts at each. With neither, causal attention over all tokens.
+        offset: position of the first token; the prefix has position 0, and `extra` keys may lie between.
+        rope_base: base of the rotary frequencies.
+        implementation: "sdpa", or "flex": FlexAttention on a CUDA device, the same result, compiled.
 
     Raises:
         ValueError: if sizes do not fit.
@@ -236,7 +236,7 @@ class Attention(nn.Module):
         self.to_output = nn.Linear(dim, dim, bias=False)
 
     def init_state(self, batch: int) -> AttentionState:
-        """Start with nothing seen.
+        """Return an empty cache.
 
         Args:
             batch: number of sequences B.
@@ -247,11 +247,11 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, state: AttentionState | None = None, prefix: Tensor | None = None
     ) -> tuple[Tensor, AttentionState]:
-        """Attend.
+        """Compute attention and its output projection.
 
         Args:
             x: (B, T, dim).
-            state: where to go on from.
+            state: cache of the tokens before; default empty.
             prefix: (B or 1, P, dim) persistent tokens: every query sees them, at position 0.
 
         Returns:
@@ -272,7 +272,7 @@ class Attention(nn.Module):
         return self.to_output(torch.cat(out, 1)), state
 
     def project(self, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Project tokens to queries, keys and values, and turn the first two by their places.
+        """Project tokens to queries, keys and values, and rotate queries and keys by their positions.
 
         Args:
             x: (B, T, dim).
@@ -283,11 +283,11 @@ class Attention(nn.Module):
 
         Built in: notebooks/10 · Paper: eq. 1
         """
-        places = torch.arange(position, position + x.shape[1], device=x.device)
+        positions = torch.arange(position, position + x.shape[1], device=x.device)
         if self.segment:
-            places = places % self.segment
+            positions = positions % self.segment
         qk, v = self.split_heads(self.to_qkv(x), 3).split((2, 1))
-        return *rotate(qk, places + self.offset, self.rope_base), v[0]
+        return *rotate(qk, positions + self.offset, self.rope_base), v[0]
 
     def attend(
         self,
@@ -299,16 +299,16 @@ class Attention(nn.Module):
         extra: MemoryKeys | None = None,
         masks: dict[tuple[int, ...], Tensor] | None = None,
     ) -> tuple[Tensor, AttentionState]:
-        """Weigh values, short of the output projection.
+        """Compute attention without the output projection.
 
         Args:
-            q: (B, H, T, D) queries, see `project`; within one segment, if there are segments.
+            q: (B, H, T, D) queries, see `project`; of one segment only, if there are segments.
             k: (B, H, T, D) keys.
             v: (B, H, T, D) values.
-            state: what came before.
-            fixed: keys and values (B or 1, H, P, D) of a prefix that everyone sees.
+            state: cache of the tokens before.
+            fixed: keys and values (B or 1, H, P, D) of a prefix that every query sees.
             extra: keys and values between the prefix and the tokens.
-            masks: those of calls just before, by their sizes: looked up and added to.
+            masks: cache of additive masks by size, shared between calls and extended in place.
 
         Returns:
             (B, T, dim) and the state after the last token.
@@ -317,11 +317,11 @@ class Attention(nn.Module):
         """
         front = [] if fixed is None else [tuple(z.expand(len(q), -1, -1, -1) for z in fixed)]
         if self.implementation == "flex" and q.shape[2] > 1:
-            y = self._attend_by_rule(q, k, v, state, front, extra)
+            y = self._attend_flex(q, k, v, state, front, extra)
         elif self.window and q.shape[2] > self.window:
-            y = self._attend_in_blocks(q, k, v, state, front)
+            y = self._attend_blockwise(q, k, v, state, front)
         else:
-            y = self._attend_to_all(q, k, v, state, front, extra, {} if masks is None else masks)
+            y = self._attend_dense(q, k, v, state, front, extra, {} if masks is None else masks)
         return y.transpose(1, 2).flatten(2), self._next_state(state, k, v)
 
     def split_heads(self, x: Tensor, parts: int) -> Tensor:
@@ -329,12 +329,12 @@ class Attention(nn.Module):
         return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4)
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Project tokens that are seen and do not ask: (B, E, dim) to keys and values (B, H, E, D), not rotated."""
+        """Project tokens to keys and values only: (B, E, dim) to (B, H, E, D) each, not rotated."""
         return self.split_heads(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
 
-    def _attend_to_all(self, q, k, v, state, front, extra, masks) -> Tensor:
-        """All new tokens against all that is kept, with one mask."""
-        if not (self.window or state.k.shape[2] or front or extra):  # the kernel skips what a causal mask hides
+    def _attend_dense(self, q, k, v, state, front, extra, masks) -> Tensor:
+        """Attend to all cached and new keys with one mask: (B, H, T, D)."""
+        if not (self.window or state.k.shape[2] or front or extra):  # skips the hidden half
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         keys, values = self._concatenate_keys(k, v, state, front, extra)
         sizes = q.shape[2], state.k.shape[2], keys.shape[2], extra.begun if extra else 0
@@ -343,41 +343,41 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=masks[sizes])
 
     def _concatenate_keys(self, k, v, state, front, extra) -> tuple[Tensor, Tensor]:
-        """All keys and values in one line, [P ‖ h ‖ older ‖ new]."""
+        """Concatenate keys and values as [prefix ‖ h ‖ cached ‖ new], each (B, H, P + E + N + T, D)."""
         parts = [*front, *([extra[:2]] if extra else []), (state.k.to(k), state.v.to(v)), (k, v)]
         keys, values = (torch.cat(z, 2) for z in zip(*parts, strict=True))
         return keys, values
 
     def _mask(self, q, state, front, extra) -> Tensor:
-        """Who sees whom in `_attend_to_all`: (T, keys)."""
+        """Build the additive mask of `_attend_dense`: (T, P + E + N + T)."""
         mask = window_mask(q.shape[2], state.k.shape[2], self.window, q.device)
         mask = mask if extra is None else torch.cat([extra.visible(q.shape[2]), mask], 1)
         for a, _ in front:
             mask = F.pad(mask, (a.shape[2], 0), value=True)
         return additive_mask(mask, q.dtype)
 
-    def _attend_by_rule(self, q, k, v, state, front, extra) -> Tensor:
-        """All new tokens against all that is kept, and a rule that says who sees whom."""
+    def _attend_flex(self, q, k, v, state, front, extra) -> Tensor:
+        """Attend to all cached and new keys with a compiled mask function: (B, H, T, D)."""
         sizes = {"prefix": sum(a.shape[2] for a, _ in front), "old": state.k.shape[2], "window": self.window}
         if extra:
             sizes |= {"extra": extra.k.shape[2], "stride": extra.stride, "begun": extra.begun}
         keys, values = self._concatenate_keys(k, v, state, front, extra)
         return flex(q, keys, values, Layout(**sizes, all_extra=bool(extra and extra.everything)))
 
-    def _attend_in_blocks(self, q, k, v, state, front) -> Tensor:
-        """A long call in blocks of one window: each block sees itself and the block before, so the cost is linear."""
+    def _attend_blockwise(self, q, k, v, state, front) -> Tensor:
+        """Attend in blocks of one window, each to itself and the block before: (B, H, T, D) at a cost linear in T."""
         B, T, w = len(q), q.shape[2], self.window
         count, old = -(-T // w), state.k.shape[2]
 
         def cut(z: Tensor, past: Tensor | None = None) -> Tensor:
-            """Cut (B, H, …, D) into blocks, filled up at both ends: (B, blocks, H, w, D)."""
+            """Pad (B, H, …, D) at both ends and split it into blocks: (B, blocks, H, w, D)."""
             z = F.pad(z, (0, 0, 0, count * w - T)) if count * w > T else z
             z = z if past is None else torch.cat([F.pad(past.to(z), (0, 0, w - old, 0)), z], 2)
             return z.unflatten(2, (-1, w)).transpose(1, 2)
 
         keys, values = ([z[:, :-1], z[:, 1:]] for z in (cut(k, state.k), cut(v, state.v)))
         mask = window_mask(w, w, w, q.device).repeat(count, 1, 1)  # (blocks, w, 2w)
-        mask[0, :, : w - old] = False  # nothing came before
+        mask[0, :, : w - old] = False  # padding before the first cached key
         for a, b in front:
             a, b = (z.unsqueeze(1).expand(-1, count, -1, -1, -1) for z in (a, b))
             keys, values, mask = [a, *keys], [b, *values], F.pad(mask, (a.shape[3], 0), value=True)
@@ -387,13 +387,13 @@ class Attention(nn.Module):
         return y.unflatten(0, (B, count)).transpose(1, 2).flatten(2, 3)[:, :, :T]
 
     def _next_state(self, state: AttentionState, k: Tensor, v: Tensor) -> AttentionState:
-        """Keep what a later token can see."""
+        """Keep the keys and values that a later token can see."""
         new, position, keep = k.shape[2], state.position + k.shape[2], None
         if self.window:
             keep = self.window - 1
         elif self.segment:
             keep = position % self.segment
-        if keep is not None and keep <= new:  # all of it is new; a view would keep the rest alive
+        if keep is not None and keep <= new:  # only new keys are kept; a view would keep the others alive
             return AttentionState(*(z[:, :, new - keep :].clone() for z in (k, v)), position)
         k, v = (torch.cat([old.to(z), z], 2) for old, z in ((state.k, k), (state.v, v)))
         if keep is not None:

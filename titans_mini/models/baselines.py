@@ -1,4 +1,4 @@
-"""The delta rules, through the same memory operator: what Titans generalise, as fair baselines."""
+"""Fair baselines: DeltaNet and Gated DeltaNet, which Titans generalise, on the same memory operator."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class DeltaMemory(NeuralMemory):
     Args:
         dim: size of inputs and outputs.
         heads: H.
-        gated: whether it forgets.
+        gated: whether the memory forgets (Gated DeltaNet).
         chunk_size: C; the result does not depend on it.
-        conv_size: width of the causal convolution.
+        conv_size: width of the causal convolution in tokens.
         group_size: as in `NeuralMemory`.
-        half_life: where the forget gates of the heads start, in tokens.
+        half_life: initial half-lives in tokens of the first and the last head.
 
     Built in: notebooks/11 · Paper: eq. 34, appendix C
     """
@@ -50,7 +50,7 @@ class DeltaMemory(NeuralMemory):
             conv_size=conv_size,
             group_size=group_size,
             half_life=half_life,
-            max_theta=0.5,  # β up to 1: one write can replace what a unit key holds
+            max_theta=0.5,  # β up to 1: one write can replace the value at a unit key
             theta=0.25,
             momentum=False,
             forgetting=gated,
@@ -58,7 +58,7 @@ class DeltaMemory(NeuralMemory):
         self.gated = gated
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute α, η = 0 and θ of every token, in the terms of `neural_memory`.
+        """Compute α, η = 0 and θ per token, in the convention of `neural_memory`.
 
         Args:
             x: (B, T, dim).
@@ -75,5 +75,5 @@ class DeltaMemory(NeuralMemory):
         return alpha, eta, (1 - alpha) * half_beta
 
     def targets(self, v: Tensor, alpha: Tensor) -> Tensor:
-        """Undo the decay that the operator applies to the value's write as well."""
+        """Divide the values by α′, because the operator decays their write as well."""
         return v / (1 - alpha).to(v.dtype) if self.gated else v

@@ -1,4 +1,4 @@
-"""What a model is made of: one frozen dataclass, a comment per field, and presets from the paper's table."""
+"""Configuration of a model: one frozen dataclass with a comment per field, and presets from the paper's table."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ WITH_MEMORY = ("mac", "mag", "mal", "lmm", "delta", "gated-delta")
 GATES = ("sigmoid", "both", "literal", "add")
 # dim, layers, heads of the paper's table (NeurIPS, appendix E.1)
 SIZES = {"170m": (768, 12, 16), "340m": (1024, 24, 16), "760m": (1536, 24, 16), "1.3b": (2048, 18, 8)}
-# ⚠ where the paper leaves something open: the field, and why its default is what it is
+# ⚠ fields that the paper leaves open, with the reason for each default
 OPEN = {
-    "heads": "one number for attention and memory, as no other is given and equal widths need no projection between",
+    "heads": "one number for attention and memory: no other is given, and equal widths need no projection between them",
     "tie_embeddings": "not stated; models and vocabularies as small as ours gain from one table instead of two",
-    "layer_gates": "the second version says that depth does not pay without, the first has one set for all layers",
-    "forget": "the first version has one α, the second one for each channel; one is cheaper and enough to learn from",
-    "read": "eq. 15 has no index; after its own write a token can answer itself, and recurrent networks read that way",
-    "gate": "a gate should choose among what attention says, and norms keep small branches from vanishing in a product",
+    "layer_gates": "the second version says that depth does not pay without a set per layer; the first has one for all",
+    "forget": "the first version has one α, the second one per channel; a single α is cheaper and enough to learn from",
+    "read": "eq. 15 has no index; recurrent networks read after the write, which lets a token retrieve its own value",
+    "gate": "a gate should select among attention's outputs, and norms keep a small branch from vanishing in a product",
     "order": "the first version's figure and equation agree on it; only positions differ, the masks are causal in both",
-    "long_term": "one h for each token is what eq. 21 computes; the presets have half, as the second version does",
+    "long_term": "eq. 21 computes one h per token; the presets have half as many, as the second version does",
     "literal": "the printed form leaks the future, and a language model must not",
-    "mal_residual": "the second version names Samba, which adds; to the letter nothing passes but through the memory",
+    "mal_residual": "the second version names Samba, with residuals; without them all signals pass through the memory",
 }
 
 
 class Choice(NamedTuple):
-    """What we chose where the paper leaves it open: the default as text, and a sentence that argues for it."""
+    """Our choice where the paper leaves one open: the default as text, and the reason for it."""
 
     default: str
     reason: str
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class TitansConfig:
-    """The shape of a `TitansLM`. Where the paper leaves something open (⚠), `OPEN` argues for the default.
+    """Configuration of a `TitansLM`. The paper leaves fields marked ⚠ open; `OPEN` gives our reasons.
 
     Raises:
         ValueError: if the sizes or options do not fit together.
@@ -43,10 +43,10 @@ class TitansConfig:
     """
 
     variant: str = "mac"  # mac, mag, mal, lmm, or a baseline: transformer, swa, delta, gated-delta
-    vocab_size: int = 256  # bytes; the paper's models have 32,000 pieces of words
+    vocab_size: int = 256  # bytes; the paper's models have 32,000 subwords
     dim: int = 64  # width of the residual stream
     layers: int = 2
-    heads: int = 2  # ⚠ of attention and of the memory alike
+    heads: int = 2  # ⚠ the same number for attention and memory
     mlp_ratio: float = 8 / 3  # hidden width of the SwiGLU in units of dim: as many weights as an MLP of ratio 4
     window: int = 64  # mag, mal, swa: tokens a query sees; the paper has 2,048
     segment: int = 64  # mac: tokens attended to at once; the paper has 512
@@ -63,24 +63,24 @@ class TitansConfig:
     norm: bool = True
     layer_gates: bool = True  # ⚠ one α, η, θ per layer of the memory
     conv_size: int = 4
-    half_life: tuple[float, float] = (32.0, 4096.0)  # where the forget gates of the heads start, in tokens
+    half_life: tuple[float, float] = (32.0, 4096.0)  # initial half-lives in tokens, first and last head
     max_theta: float | None = None  # cap of θ; default 1/C, see NeuralMemory
     momentum: bool = True  # False: η = 0, for ablations
     forgetting: bool = True  # False: α = 0
-    forget: str = "scalar"  # ⚠ or "channel": a rate for each channel, see `channelwise`; the delta rules have a number
-    group_size: int | None = None  # for training: chunks between kept states, 1 is fastest, see `neural_memory`
+    forget: str = "scalar"  # ⚠ or "channel": one rate per channel, see `channelwise`; the delta rules use one per head
+    group_size: int | None = None  # for training: chunks between stored states, 1 is fastest, see `neural_memory`
     attention: str = "sdpa"  # or "flex": FlexAttention, the same result, for CUDA devices
 
-    # what the paper leaves open
+    # choices that the paper leaves open
     read: str = "after"  # ⚠ "after" reads M_t, "before" M_{t−1}
     gate: str = "sigmoid"  # ⚠ ⊗ of eq. 25, 28: norm(y) σ(norm(m)); "both" σ·σ, "literal" y·m, "add" norm(y) + norm(m)
     order: str = "phs"  # ⚠ mac: positions of [P ‖ h ‖ S] (v1) or "psh" (second version); masks are causal in both
     long_term: int | None = None  # ⚠ mac: tokens h per segment, evenly spaced; None is one per token
-    literal: bool = False  # ⚠ mac as printed: h and the final read see their whole segment. It leaks; for the lesson
+    literal: bool = False  # ⚠ mac as printed: h and the final read see their whole segment. It leaks; for a lesson
     mal_residual: bool = True  # ⚠ mal: x + M(x) before attention; False is eq. 30–31 to the letter
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, the first thing found."""
+        """Raise at the first invalid field."""
         for name, allowed in (
             ("variant", VARIANTS),
             ("gate", GATES),
@@ -123,16 +123,16 @@ class TitansConfig:
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> TitansConfig:
-        """Name a configuration: variant and size, such as "mac-340m" or "mag-tiny".
+        """Return the configuration of a variant and size, such as "mac-340m" or "mag-tiny".
 
         Args:
             name: one of the variants, a hyphen, and tiny, 170m, 340m, 760m or 1.3b.
             changes: fields that differ from the preset.
 
         Returns:
-            tiny: two layers of 64, bytes; long chunks, because on a laptop their number is what costs. The others:
-            width, depth and heads of the paper's table, chunk 16, segment 512, window 2,048, 128 persistent tokens,
-            32,000 pieces. All have one long-term token for two of a segment, as the paper has 256 for 512.
+            tiny: two layers of width 64 on bytes, with long chunks, because their number sets the time on a laptop.
+            The others: width, depth and heads of the paper's table, chunk 16, segment 512, window 2,048, 128 persistent
+            tokens, 32,000 subwords. All have one long-term token per two of a segment, as the paper has 256 for 512.
 
         Raises:
             ValueError: if there is no such preset.
@@ -147,7 +147,7 @@ class TitansConfig:
             )
         if size == "tiny":
             tiny = cls(variant=variant, segment=256, chunk_size=64, memory_expansion=2)
-            return replace(tiny, **_half_a_segment(tiny, changes))
+            return replace(tiny, **_with_long_term(tiny, changes))
         dim, layers, heads = SIZES[size]
         paper = cls(
             variant=variant,
@@ -159,11 +159,11 @@ class TitansConfig:
             segment=512,
             persistent=128,
         )
-        return replace(paper, **_half_a_segment(paper, changes))
+        return replace(paper, **_with_long_term(paper, changes))
 
     @classmethod
     def open_choices(cls) -> dict[str, Choice]:
-        """List the fields in which we had to choose (⚠): the ledger of notebook 16 shows them.
+        """List the fields that the paper leaves open (⚠).
 
         Returns:
             Name → default and reason.
@@ -171,8 +171,8 @@ class TitansConfig:
         return {f.name: Choice(repr(f.default), OPEN[f.name]) for f in fields(cls) if f.name in OPEN}
 
 
-def _half_a_segment(c: TitansConfig, changes: dict[str, object]) -> dict[str, object]:
-    """Add the long-term tokens of a preset, half as many as a segment has."""
+def _with_long_term(c: TitansConfig, changes: dict[str, object]) -> dict[str, object]:
+    """Add a preset's number of long-term tokens, half the segment, to the changes."""
     segment = changes.get("segment", c.segment)
     half = segment // 2 if isinstance(segment, int) and segment > 1 and segment % 2 == 0 else None
     return {"long_term": half} | changes

@@ -1,7 +1,7 @@
-"""FlexAttention: the same masks as rules, compiled into one kernel that skips what they hide. For NVIDIA GPUs.
+"""FlexAttention: the same masks as functions, compiled into one kernel that skips hidden blocks. For NVIDIA GPUs.
 
-`scaled_dot_product_attention` takes a mask as a tensor and computes what is hidden, too; a window of long calls is
-cut into blocks there. A rule (query, key) ↦ visible needs neither.
+`scaled_dot_product_attention` takes a mask as a tensor and computes the hidden scores, too; long calls with a window
+are split into blocks there. A mask function (query, key) ↦ visible needs neither.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # batch, head, query,
 
 
 class Layout(NamedTuple):
-    """What the keys of one call are, in their order: prefix, extra, older tokens, new tokens.
+    """Numbers of keys in one call, in their order (prefix, extra, cached tokens, new tokens), and their visibility.
 
     Attributes:
-        prefix: P, keys that everyone sees.
+        prefix: P, keys that every query sees.
         extra: E, keys of MAC's h.
-        old: N, older tokens whose keys are kept.
-        window: how many tokens a query sees, itself included; None for all.
-        stride: tokens for one h.
+        old: N, cached tokens.
+        window: tokens a query sees, itself included; None for all.
+        stride: tokens per h.
         begun: tokens of this segment before the call.
-        all_extra: whether all h are visible, as in MAC's printed form.
+        all_extra: whether every token sees every h, as in MAC's printed form.
     """
 
     prefix: int = 0
@@ -39,13 +39,13 @@ class Layout(NamedTuple):
 
 
 def mask_rule(layout: Layout) -> Rule:
-    """Say as a rule what `window_mask` and its neighbours say as a tensor.
+    """Build the mask of a layout as a function; `window_mask` and `MemoryKeys.visible` build it as a tensor.
 
     Args:
         layout: of the keys.
 
     Returns:
-        A function of batch, head, query and key numbers, for `create_block_mask` or `create_mask`.
+        A function of batch, head, query and key indices, for `create_block_mask` or `create_mask`.
 
     Built in: notebooks/10 · Paper: section 4.1
     """
@@ -65,13 +65,13 @@ def mask_rule(layout: Layout) -> Rule:
 
 
 def check_flex(device: torch.device) -> None:
-    """Refuse FlexAttention where it cannot run.
+    """Raise if FlexAttention cannot run on a device.
 
     Args:
         device: of the queries.
 
     Raises:
-        RuntimeError: without a CUDA device, or with a PyTorch that lacks FlexAttention; it says what to use instead.
+        RuntimeError: without a CUDA device, or with a PyTorch that lacks FlexAttention; names the alternative.
     """
     try:
         from torch.nn.attention import flex_attention  # noqa: F401
@@ -88,7 +88,7 @@ def check_flex(device: torch.device) -> None:
 
 @cache
 def _compiled() -> Callable[..., Tensor]:
-    """Compile FlexAttention once; shapes may change."""
+    """Compile FlexAttention once, with dynamic shapes."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=True)
@@ -96,14 +96,14 @@ def _compiled() -> Callable[..., Tensor]:
 
 @lru_cache(maxsize=64)
 def _block_mask(layout: Layout, queries: int, keys: int, device: str):
-    """Find which blocks of queries and keys meet; the same layout comes again and again."""
+    """Build the block mask of a layout; cached, because layouts recur."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     return create_block_mask(mask_rule(layout), None, None, queries, keys, device=device)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-    """Attend by rule.
+    """Compute attention with FlexAttention.
 
     Args:
         q: (B, H, T, D) queries.

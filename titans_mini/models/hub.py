@@ -1,4 +1,4 @@
-"""Saving and loading by huggingface_hub's mixin: config.json and model.safetensors, nothing that can be executed."""
+"""Saving and loading with huggingface_hub's mixin: config.json and model.safetensors, nothing executable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ except ImportError as error:
 
 
 class HubModel(nn.Module, PyTorchModelHubMixin, library_name="titans_mini", license="mit"):
-    """A model and its configuration as the mixin wants them: one argument that JSON can hold.
+    """Wrap a model for the mixin, which needs the configuration as one argument that JSON can hold.
 
     Args:
         config: the fields of a `TitansConfig`.
@@ -25,29 +25,29 @@ class HubModel(nn.Module, PyTorchModelHubMixin, library_name="titans_mini", lice
     """
 
     def __init__(self, config: dict[str, Any], model: nn.Module) -> None:
-        """Keep the model; the mixin keeps the configuration."""
+        """Store the model; the mixin stores the configuration."""
         super().__init__()
         self.model = model
 
 
 def save(model: nn.Module, config: dict[str, Any], folder: str | os.PathLike[str], **options: Any) -> None:
-    """Write a model.
+    """Write a model's configuration and weights to a folder.
 
     Args:
         model: the model.
         config: the fields of its configuration.
-        folder: where to write.
+        folder: the target.
         options: of `PyTorchModelHubMixin.save_pretrained`.
     """
     HubModel(config, model).save_pretrained(folder, config={"config": config}, **options)
 
 
 def load(name: str | os.PathLike[str], build: Callable[[dict[str, Any]], nn.Module], **options: Any) -> nn.Module:
-    """Read a model.
+    """Load a model from a folder or the Hugging Face Hub.
 
     Args:
-        name: a folder, or user/model of the Hugging Face Hub.
-        build: makes the model from the fields of its configuration.
+        name: the folder, or user/model.
+        build: function from the fields of the configuration to the model.
         options: of `PyTorchModelHubMixin.from_pretrained`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Memory as context (MAC): segments that attend to what the memory recalls for them."""
+"""Memory as context (MAC): each segment attends to tokens retrieved from the memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from titans_mini.models.mixers import BlockState, Gate, Mixer, build_attention, 
 
 
 class MemoryAsContext(Mixer):
-    """MAC: each segment attends to the persistent tokens, to what the memory recalls for it, and to itself.
+    """MAC: each segment attends to the persistent tokens, to tokens h retrieved from the memory, and to itself.
 
-    h is read from the memory as it stood at the end of the segment before; the attention's output is then written.
+    h is read from the memory at the end of the segment before; the attention's output is then written.
     ⚠ The paper's text leaks the future twice. Here token i sees h_j for j ≤ i only, and the last read of a position
     uses the memory of that position. `literal=True` keeps the printed form, for the lesson, and needs whole segments.
 
@@ -28,7 +28,7 @@ class MemoryAsContext(Mixer):
         """Build memory, attention within a segment, and the gate."""
         super().__init__(c)
         self.memory = build_memory(c)
-        self.count = c.long_term or c.segment  # tokens h of a segment
+        self.count = c.long_term or c.segment  # tokens h per segment
         self.stride = c.segment // self.count
         first = 1 + (self.count if c.order == "phs" else 0)
         self.h_offset = 1 if c.order == "phs" else 1 + c.segment
@@ -36,7 +36,7 @@ class MemoryAsContext(Mixer):
         self.gate = Gate(c.dim, c.gate, c.norm_eps)
 
     def init_state(self, batch: int) -> BlockState:
-        """Start with the learned memory and no segment begun."""
+        """Return the learned initial memory and empty caches, at the start of a segment."""
         memory, attention = self.memory.init_state(batch), self.attention.init_state(batch)
         queries = memory.conv[:, : memory.conv.shape[1] // 3]
         return BlockState(
@@ -44,10 +44,10 @@ class MemoryAsContext(Mixer):
         )
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """Go through the segments one after the other: each needs the memory of the one before.
+        """Process the segments in order, because each needs the memory of the one before: (B, T, dim) → (B, T, dim).
 
-        Only that is done in turn. What depends on x alone is made ready for all segments, what depends on y is ended
-        for all of them.
+        Only retrieval, attention and write are sequential. Projections of x are computed for all segments before the
+        loop, and the output projection and the gate for all segments after it.
         """
         state = state or self.init_state(x.shape[0])
         position, T = state.attention.position, x.shape[1]
@@ -55,10 +55,10 @@ class MemoryAsContext(Mixer):
         self._check_literal(lengths, position)
         fixed = None if self.persistent is None else self.attention.keys_and_values(self.persistent)
         tokens = zip(*(z.split(lengths, 2) for z in self.attention.project(x, position)), strict=True)
-        asked, conv = self._project_queries(x, state.context_conv, lengths, position)
-        masks, rotary = {}, {}  # whole segments share theirs
+        queries, conv = self._project_queries(x, state.context_conv, lengths, position)
+        masks, rotary = {}, {}  # shared by whole segments
         ys, ms, state = [], [], dataclasses.replace(state, context_conv=conv)
-        for qkv, (q, gate) in zip(tokens, asked, strict=True):
+        for qkv, (q, gate) in zip(tokens, queries, strict=True):
             state = self._retrieve(q, gate, rotary, state)
             y, m, state = self._segment(qkv, fixed, masks, state)
             ys.append(y)
@@ -67,7 +67,7 @@ class MemoryAsContext(Mixer):
         return self.gate(y, self.memory.project_output(m, self.memory.output_gate(y))), state
 
     def _check_literal(self, lengths: list[int], position: int) -> None:
-        """Refuse what the printed form cannot do."""
+        """Raise if the printed form gets an incomplete segment."""
         size = self.c.segment
         if self.c.literal and (position % size or lengths[-1] != size):
             raise ValueError(
@@ -78,7 +78,7 @@ class MemoryAsContext(Mixer):
     def _project_queries(
         self, x: Tensor, conv: Tensor, lengths: list[int], position: int
     ) -> tuple[Iterator[tuple[Tensor, Tensor]], Tensor]:
-        """Prepare what each segment asks the memory, where an h is due: queries, and the gates of the answers."""
+        """Compute each segment's n queries (B, H, n, D) and output gates (B, n, H·D) for h, and the conv state."""
         q, conv = self.memory.project_queries(x, conv)
         ends = itertools.accumulate(lengths, initial=position)
         due = [-(-b // self.stride) - -(-a // self.stride) for a, b in itertools.pairwise(ends)]
@@ -87,7 +87,7 @@ class MemoryAsContext(Mixer):
         return zip(q[:, :, first :: self.stride].split(due, 2), gate.split(due, 1), strict=True), conv
 
     def _retrieve(self, q: Tensor, gate: Tensor, rotary: dict, s: BlockState) -> BlockState:
-        """Ask the memory of the segment before, eq. 21, and turn the answers h into keys and values."""
+        """Retrieve h from the memory of the segment before, eq. 21, and cache its keys and values."""
         if s.attention.position % self.c.segment == 0:
             s = dataclasses.replace(
                 s, context=s.memory.memory.weights, h_keys=s.h_keys[:, :, :0], h_values=s.h_values[:, :, :0]
@@ -96,25 +96,25 @@ class MemoryAsContext(Mixer):
             return s
         h = self.memory.project_output(self.memory.read(q, s.context), gate)
         k, v = self.attention.keys_and_values(h)
-        numbers = s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2]
-        if numbers not in rotary:
-            places = torch.arange(*numbers, device=k.device)
-            places = places * self.stride + self.h_offset if self.c.order == "psh" else places + 1
-            rotary[numbers] = rotary_cos_sin(k, places, self.c.rope_base)
-        k = apply_rotary(k, rotary[numbers])
+        span = s.h_keys.shape[2], s.h_keys.shape[2] + k.shape[2]
+        if span not in rotary:
+            positions = torch.arange(*span, device=k.device)
+            positions = positions * self.stride + self.h_offset if self.c.order == "psh" else positions + 1
+            rotary[span] = rotary_cos_sin(k, positions, self.c.rope_base)
+        k = apply_rotary(k, rotary[span])
         keys, values = (torch.cat([old.to(new), new], 2) for old, new in ((s.h_keys, k), (s.h_values, v)))
         return dataclasses.replace(s, h_keys=keys, h_values=values)
 
     def _segment(
         self, qkv: tuple[Tensor, ...], fixed: tuple[Tensor, ...] | None, masks: dict, s: BlockState
     ) -> tuple[Tensor, Tensor, BlockState]:
-        """Attend and write, eq. 22–24: y, what the memory says to it, and the state."""
+        """Attend and write, eq. 22–24: y (B, T, dim), the memory's answers (B, H, T, D) to it, and the next state."""
         begun = s.attention.position % self.c.segment
         extra = MemoryKeys(s.h_keys, s.h_values, self.stride, begun, self.c.literal)
         y, attention = self.attention.attend(*qkv, s.attention, fixed, extra, masks)
         y = self.attention.to_output(y)
         m, memory = self.memory.write(y, s.memory)
-        if self.c.literal:  # M*_t(y_t) of the segment's end, for every position
+        if self.c.literal:  # M*_t(y_t) with the memory at the segment's end, for every position
             q, _ = self.memory.project_queries(y, s.memory.conv[:, : s.context_conv.shape[1]])
             m = self.memory.read(q, memory.memory.weights)
         return y, m, dataclasses.replace(s, memory=memory, attention=attention)

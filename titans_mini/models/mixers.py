@@ -1,4 +1,4 @@
-"""What tokens tell each other: the memory alone, as a gate, as a layer; and attention alone, for comparison."""
+"""Sequence mixers: the memory alone, as a gate and as a layer; and attention alone, for comparison."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from titans_mini.models.config import TitansConfig
 
 @dataclass(frozen=True, eq=False)
 class BlockState(State):
-    """What a block carries from call to call; a part that its mixer lacks is None.
+    """State that a block carries from call to call; a part that its mixer lacks is None.
 
     Attributes:
-        memory: of the neural memory.
-        attention: keys and values.
-        prefix: (B, P, dim), mal: what the memory answered to the persistent tokens.
-        context: mac: L tensors (B, H, in, out), the memory at the start of the segment, which h is read from.
-        context_conv: mac: (B, H·D, conv_size − 1), what the convolution of h's queries saw.
-        h_keys: mac: (B, H, E, D), keys of the h of this segment so far, rotated.
-        h_values: mac: (B, H, E, D).
+        memory: state of the neural memory.
+        attention: cache of keys and values.
+        prefix: mal: (B, P, dim), the attention's prefix, made from the memory's answers to the persistent tokens.
+        context: mac: L tensors (B, H, in, out), the memory at the start of the segment; h is read from it.
+        context_conv: mac: (B, H·D, conv_size − 1), last inputs of the convolution of h's queries.
+        h_keys: mac: (B, H, E, D), rotated keys of this segment's h so far.
+        h_values: mac: (B, H, E, D), their values.
 
     Built in: notebooks/10 · Paper: section 4
     """
@@ -44,7 +44,7 @@ class BlockState(State):
         """Rebuild a state from `to_dict`.
 
         Args:
-            flat: names with dots.
+            flat: dotted name → tensor.
 
         Raises:
             ValueError: if names are unknown.
@@ -70,25 +70,26 @@ class BlockState(State):
 
 
 class Gate(nn.Module):
-    """⊗ of eq. 25 and 28: the memory's answer decides what of the attention's passes.
+    """⊗ of eq. 25 and 28: the memory's answer gates the attention's output.
 
     Args:
-        dim: of both.
+        dim: width of both.
         kind: "sigmoid" norm(y) σ(norm(m)), "both" σ(norm(y)) σ(norm(m)), "literal" y·m, "add" norm(y) + norm(m). ⚠ The
             paper names learnable vectors and a nonlinearity, and no formula.
+        eps: of the two norms.
 
     Built in: notebooks/11 · Paper: eq. 25, 28
     """
 
     def __init__(self, dim: int, kind: str = "sigmoid", eps: float = 1e-6) -> None:
-        """Build the two norms, where the kind has them."""
+        """Build the two norms, which "literal" does not have."""
         super().__init__()
         self.kind = kind
         if kind != "literal":
             self.y_norm, self.m_norm = nn.RMSNorm(dim, eps), nn.RMSNorm(dim, eps)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
-        """Combine (B, T, dim) and (B, T, dim)."""
+        """Gate the attention's output y by the memory's answer m: (B, T, dim) each, and the result."""
         if self.kind == "literal":
             return y * m
         y, m = self.y_norm(y), self.m_norm(m)
@@ -98,7 +99,7 @@ class Gate(nn.Module):
 
 
 def build_memory(c: TitansConfig) -> NeuralMemory:
-    """Build the memory that a configuration asks for.
+    """Build the memory of a configuration.
 
     Args:
         c: the configuration.
@@ -130,7 +131,7 @@ def build_memory(c: TitansConfig) -> NeuralMemory:
 
 
 def build_attention(c: TitansConfig, **shape: int | None) -> Attention:
-    """Build the attention that a configuration asks for.
+    """Build the attention of a configuration.
 
     Args:
         c: the configuration.
@@ -140,16 +141,22 @@ def build_attention(c: TitansConfig, **shape: int | None) -> Attention:
 
 
 class Mixer(nn.Module):
-    """Base of the mixers: what tokens of a sequence tell each other. (B, T, dim) → (B, T, dim), with a state."""
+    """Base class of the sequence mixers: (B, T, dim) → (B, T, dim), with a state."""
 
     def __init__(self, c: TitansConfig) -> None:
-        """Learn the persistent tokens."""
+        """Create the persistent tokens."""
         super().__init__()
         self.c = c
         self.persistent = nn.Parameter(torch.randn(1, c.persistent, c.dim)) if c.persistent else None
 
     def read_prefix(self, batch: int) -> tuple[NeuralMemoryState, Tensor | None]:
-        """Let a fresh memory read the persistent tokens, as in [p₁ … p_N ‖ x]: its state, and its answers to them.
+        """Run a fresh memory over the persistent tokens, the prefix of [p₁ … p_N ‖ x].
+
+        Args:
+            batch: number of sequences B.
+
+        Returns:
+            The memory's state, and its answers (B, P, dim); None without persistent tokens.
 
         Built in: notebooks/11 · Paper: eq. 28–30
         """
@@ -159,14 +166,15 @@ class Mixer(nn.Module):
         return state.map(lambda x: x.expand(batch, *x.shape[1:])), y.expand(batch, -1, -1)
 
     def remember(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor | None, Tensor, NeuralMemoryState]:
-        """Let the memory read, at the start of a text [p₁ … p_N ‖ x] in one run: two would begin a chunk twice.
+        """Run the memory over x; at the start of a text over [p₁ … p_N ‖ x] in one call, as two would split a chunk.
 
         Args:
             x: (B, T, dim).
-            state: where to go on from; default the start of a text.
+            state: state to continue from; default the start of a text.
 
         Returns:
-            Its answers to the persistent tokens where it read them, (B, P, dim); those to x; and its state.
+            Answers to the persistent tokens (B, P, dim), None if they were not read; answers to x (B, T, dim); the
+            next state.
 
         Built in: notebooks/11 · Paper: eq. 28–30
         """
@@ -178,7 +186,7 @@ class Mixer(nn.Module):
 
 
 class MemoryAlone(Mixer):
-    """LMM, and the delta rules: the memory and nothing else.
+    """LMM, and the delta rules: the memory without attention.
 
     Built in: notebooks/11 · Paper: section 4.3
     """
@@ -189,11 +197,11 @@ class MemoryAlone(Mixer):
         self.memory = build_memory(c)
 
     def init_state(self, batch: int) -> BlockState:
-        """Start with the persistent tokens read."""
+        """Return the memory's state after the persistent tokens."""
         return BlockState(memory=self.read_prefix(batch)[0])
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """Read and write."""
+        """Run the memory: (B, T, dim) → (B, T, dim) and the next state."""
         _, y, memory = self.remember(x, state and state.memory)
         return y, BlockState(memory=memory)
 
@@ -211,17 +219,17 @@ class AttentionAlone(Mixer):
         self.attention = build_attention(c, window=window)
 
     def init_state(self, batch: int) -> BlockState:
-        """Start with nothing seen."""
+        """Return an empty cache."""
         return BlockState(attention=self.attention.init_state(batch))
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """Attend."""
+        """Run the attention: (B, T, dim) → (B, T, dim) and the next state."""
         y, attention = self.attention(x, state and state.attention, self.persistent)
         return y, BlockState(attention=attention)
 
 
 class MemoryAsGate(Mixer):
-    """MAG: attention over a window beside a memory of everything; the one gates the other.
+    """MAG: sliding-window attention beside a memory of all tokens, which gates its output.
 
     Built in: notebooks/11 · Paper: eq. 26–28
     """
@@ -234,18 +242,18 @@ class MemoryAsGate(Mixer):
         self.gate = Gate(c.dim, c.gate, c.norm_eps)
 
     def init_state(self, batch: int) -> BlockState:
-        """Start with the persistent tokens read by the memory."""
+        """Return the memory's state after the persistent tokens, and an empty cache."""
         return BlockState(memory=self.read_prefix(batch)[0], attention=self.attention.init_state(batch))
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """Run both branches on the same input."""
+        """Run both branches on the same input: (B, T, dim) → (B, T, dim) and the next state."""
         y, attention = self.attention(x, state and state.attention, self.persistent)
         _, m, memory = self.remember(x, state and state.memory)
         return self.gate(y, m), BlockState(memory=memory, attention=attention)
 
 
 class MemoryAsLayer(Mixer):
-    """MAL: the memory first, then attention over what it answers.
+    """MAL: the memory first, then sliding-window attention over its answers.
 
     Built in: notebooks/11 · Paper: eq. 29–31
     """
@@ -258,16 +266,16 @@ class MemoryAsLayer(Mixer):
         self.attention = build_attention(c, window=c.window)
 
     def init_state(self, batch: int) -> BlockState:
-        """Start with the persistent tokens read; the memory's answers to them are the attention's prefix."""
+        """Return the memory's state after the persistent tokens; its answers to them make the attention's prefix."""
         memory, y = self.read_prefix(batch)
         return BlockState(memory=memory, attention=self.attention.init_state(batch), prefix=self._prefix_of(y))
 
     def _prefix_of(self, y: Tensor | None) -> Tensor | None:
-        """Turn the memory's answers to the persistent tokens into what attention sees of them."""
+        """Compute the attention's prefix (B, P, dim) from the memory's answers y to the persistent tokens."""
         return None if y is None else self.between(self.persistent + y if self.c.mal_residual else y)
 
     def forward(self, x: Tensor, state: BlockState | None = None) -> tuple[Tensor, BlockState]:
-        """Remember, then attend."""
+        """Run the memory, then the attention: (B, T, dim) → (B, T, dim) and the next state."""
         prefix, y, memory = self.remember(x, state and state.memory)
         prefix = state.prefix if state else self._prefix_of(prefix)
         y = x + y if self.c.mal_residual else y

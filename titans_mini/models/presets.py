@@ -1,4 +1,4 @@
-"""Every preset and how many weights it has, counted without building one: `python -m titans_mini.models.presets`."""
+"""Number of weights of every preset, counted on the meta device: `python -m titans_mini.models.presets`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def count(config: TitansConfig) -> int:
     """Count the weights of a model on the meta device, which holds shapes and no numbers.
 
     Args:
-        config: of the model, however large.
+        config: of the model, of any size.
 
     Built in: notebooks/10 · Paper: appendix E.1
     """
@@ -21,7 +21,7 @@ def count(config: TitansConfig) -> int:
 
 
 def table() -> str:
-    """Lay out the weights of all presets, in millions: a row for each variant, a column for each size.
+    """Format a table of the weights of all presets, in millions: one row per variant, one column per size.
 
     Built in: notebooks/10 · Paper: appendix E.1
     """

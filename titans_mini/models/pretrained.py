@@ -1,7 +1,7 @@
-"""Small trained models on the library's own shelf, and what they are surprised by: no network, no pickle.
+"""Small trained models that ship with the library, and their surprise on a text: no network, no pickle.
 
-`assets/checkpoints/` holds their weights, and beside them how they were made: command, seed, data, curve.
-`python -m titans_mini.train.ship` puts a trained one there.
+`assets/checkpoints/` holds their weights and the records of their training: command, seed, data, curve.
+`python -m titans_mini.train.ship` adds a trained model.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from titans_mini.models.titans import TitansLM
 
 HERE = Path(__file__).parent.parent
 FOLDERS = (HERE / "assets" / "checkpoints", HERE.parent / "assets" / "checkpoints")  # installed; in a checkout
-START = 10  # a line begins: what the model has read before the first byte
+START = 10  # newline, read by the model before the first byte
 
 
 def folder_of(name: str) -> Path:
-    """Find a shipped model.
+    """Return the folder of a shipped model.
 
     Args:
         name: such as "lmm-bytes".
 
     Raises:
-        FileNotFoundError: if there is none of that name; it lists those there are.
+        FileNotFoundError: if there is none of that name; lists the shipped ones.
     """
     for folder in FOLDERS:
         if (folder / name / "model.safetensors").is_file():
@@ -52,13 +52,13 @@ def pretrained(name: str = "lmm-bytes") -> TitansLM:
     Raises:
         FileNotFoundError: if there is no such model.
     """
-    from safetensors.torch import load_file  # an extra of the package: not loaded before it is needed
+    from safetensors.torch import load_file  # optional dependency: imported only when needed
 
     folder = folder_of(name)
     fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
     model = TitansLM(TitansConfig(**{key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}))
     weights = {key.removeprefix("model."): x for key, x in load_file(folder / "model.safetensors").items()}
-    if model.config.tie_embeddings:  # written once
+    if model.config.tie_embeddings:  # stored once
         table = weights.get("embedding.weight", weights.get("head.weight"))
         weights |= {"embedding.weight": table, "head.weight": table}
     model.load_state_dict(weights)
@@ -66,17 +66,17 @@ def pretrained(name: str = "lmm-bytes") -> TitansLM:
 
 
 def training_of(name: str = "lmm-bytes") -> dict:
-    """Read how a shipped model was made: command, data, seed, date, commit, hardware, curve and scores."""
+    """Read the training record of a shipped model: command, data, seed, date, commit, hardware, curve and scores."""
     return json.loads((folder_of(name) / "training.json").read_text(encoding="utf-8"))
 
 
 @contextmanager
 def scaled_steps(model: nn.Module, factor: float) -> Iterator[None]:
-    """Multiply all step sizes θ of a model for a while; 0 forbids its memories to write.
+    """Multiply all step sizes θ of a model within the context; with 0 its memories do not write.
 
     Args:
-        model: with `NeuralMemory` layers in it.
-        factor: ≥ 0; what was trained is 1.
+        model: a module with `NeuralMemory` layers.
+        factor: ≥ 0; 1 leaves the trained step sizes.
     """
     memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
     before = [m.max_theta for m in memories]
@@ -93,16 +93,16 @@ def scaled_steps(model: nn.Module, factor: float) -> Iterator[None]:
 def read_bytes(
     model: TitansLM, ids: Tensor, factor: float = 1.0, frozen_from: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Let a language model of bytes read a text from a fresh state, and note what each byte costs it.
+    """Read a text with a byte-level language model from a fresh state, and compute the bits of each byte.
 
     Args:
-        model: of bytes.
+        model: a byte-level language model.
         ids: (T,) bytes.
-        factor: of all step sizes, see `writing`.
-        frozen_from: the byte from which on nothing is written.
+        factor: of all step sizes, see `scaled_steps`.
+        frozen_from: index of the first byte predicted without writing; None writes throughout.
 
     Returns:
-        Bits (T,): −log₂ of what it gave to the byte before it saw it, and its likeliest byte (T,).
+        Bits (T,), −log₂ of the predicted probability of each byte, and the likeliest byte (T,).
     """
     line = torch.cat([ids.new_tensor([START]), ids[:-1]])[None]
     cut = len(ids) if frozen_from is None else frozen_from
@@ -115,16 +115,16 @@ def read_bytes(
 
 
 def read_text(model: TitansLM, text: str, factor: float = 1.0, frozen_from: int | None = None) -> tuple[Tensor, Tensor]:
-    """The same character by character: bytes of one character add up.
+    """Read a text like `read_bytes`, and sum the bits over the bytes of each character.
 
     Args:
-        model: of bytes.
+        model: a byte-level language model.
         text: T characters, any Unicode.
-        factor: of all step sizes, see `writing`.
-        frozen_from: the character from which on nothing is written.
+        factor: of all step sizes, see `scaled_steps`.
+        frozen_from: index of the first character predicted without writing; None writes throughout.
 
     Returns:
-        Bits (T,), and whether the likeliest guess was right (T,).
+        Bits per character (T,), and whether the likeliest bytes were right (T,).
     """
     pieces = [character.encode("utf-8", "surrogatepass") for character in text]
     owner = torch.tensor([i for i, piece in enumerate(pieces) for _ in piece], dtype=torch.int64)

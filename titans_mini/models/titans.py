@@ -1,4 +1,4 @@
-"""TitansLM: a language model in the Llama frame, with a memory in every block."""
+"""TitansLM: a Llama-style language model with a memory in every block."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ MIXERS: dict[str, type[Mixer]] = {
 
 
 class SwiGLU(nn.Module):
-    """The feed-forward part of a Llama block: (silu(x W₁) ∘ x W₃) W₂.
+    """Feed-forward layer of a Llama block: (silu(x W₁) ∘ x W₃) W₂.
 
     Built in: notebooks/10 · Paper: section 3.3
     """
 
     def __init__(self, dim: int, ratio: float) -> None:
-        """Build three matrices; the hidden width is rounded to a multiple of 8."""
+        """Build the projections; the hidden width is rounded to a multiple of 8."""
         super().__init__()
         hidden = max(8, round(dim * ratio / 8) * 8)
         self.gate_and_up = nn.Linear(dim, 2 * hidden, bias=False)
         self.to_output = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) → (B, T, dim)."""
+        """Apply the layer: (B, T, dim) → (B, T, dim)."""
         gate, up = self.gate_and_up(x).chunk(2, -1)
         return self.to_output(F.silu(gate) * up)
 
@@ -57,7 +57,7 @@ class Block(nn.Module):
     """
 
     def __init__(self, c: TitansConfig) -> None:
-        """Build the mixer that the variant names."""
+        """Build the variant's mixer, the SwiGLU and their norms."""
         super().__init__()
         self.norm = nn.RMSNorm(c.dim, c.norm_eps)
         self.mixer = MIXERS[c.variant](c)
@@ -65,9 +65,9 @@ class Block(nn.Module):
         self.mlp = SwiGLU(c.dim, c.mlp_ratio)
 
     def forward(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
-        """(B, T, dim) → (B, T, dim) and the state after the last token; without a state a text begins.
+        """Apply the block: (B, T, dim) → (B, T, dim) and the state after the last token; state None starts a text.
 
-        The mixer makes the first state itself: only now has FSDP put the weights together that it is made from.
+        The mixer makes the first state itself, because FSDP gathers the weights for it only inside this call.
         """
         y, state = self.mixer(self.norm(x), state)
         x = x + y
@@ -81,14 +81,14 @@ def sample(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw a token from its logits.
+    """Sample a token per sequence.
 
     Args:
         logits: (B, V).
-        temperature: 0 takes the likeliest.
-        top_k: keep the k likeliest; None keeps all.
-        top_p: keep the likeliest that together reach this probability; None keeps all.
-        generator: of the draw.
+        temperature: 0 takes the likeliest token.
+        top_k: keep the k likeliest tokens; None keeps all.
+        top_p: keep the likeliest tokens that together reach this probability; None keeps all.
+        generator: random generator; default torch's global one.
 
     Returns:
         (B,) token ids.
@@ -108,17 +108,17 @@ def sample(
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
     if top_p is not None and top_p < 1:
         ordered, index = logits.softmax(-1).sort(-1, descending=True)
-        drop = ordered.cumsum(-1) - ordered >= top_p  # the first that reaches top_p stays
+        drop = ordered.cumsum(-1) - ordered >= top_p  # the token that reaches top_p stays
         logits = logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), -torch.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
 class TitansState(State):
-    """What a model carries from call to call. Its size does not grow with the text, except for "transformer".
+    """State that a model carries from call to call. Its size does not grow with the text, except for "transformer".
 
     Attributes:
-        blocks: one `BlockState` for each block.
+        blocks: one `BlockState` per block.
         position: tokens read so far.
 
     Built in: notebooks/10 · Paper: section 4
@@ -129,7 +129,7 @@ class TitansState(State):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Return the bytes of all tensors."""
         return sum(x.numel() * x.element_size() for key, x in self.to_dict().items() if x.dim())
 
     @classmethod
@@ -137,7 +137,7 @@ class TitansState(State):
         """Rebuild a state from `to_dict`.
 
         Args:
-            flat: `position`, and the names of the blocks' states after `blocks.0.`, `blocks.1.`, ….
+            flat: `position`, and the tensors of the blocks' states, named `blocks.0.…`, `blocks.1.…` and so on.
 
         Raises:
             ValueError: if names are missing or unknown.
@@ -159,7 +159,7 @@ class TitansLM(nn.Module):
     """A causal language model: tokens (B, T) → logits (B, T, vocab_size), with a state of constant size.
 
     Args:
-        config: its shape.
+        config: variant and sizes.
 
     Built in: notebooks/10 · Paper: section 4, section 3.3
     """
@@ -177,12 +177,12 @@ class TitansLM(nn.Module):
         self.head = nn.Linear(config.dim, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
-        self._reference: list | None = None  # what its states look like, found when the first one comes back
+        self._reference: list | None = None  # shapes of its states, computed when the first one is passed in
         self._init_weights()
 
     @torch.no_grad()
     def _init_weights(self) -> None:
-        """Small normal weights; what is added to the residual stream shrinks with the depth."""
+        """Draw small normal weights; those of projections into the residual stream shrink with the depth."""
         for name, p in self.named_parameters():
             if name in ("embedding.weight", "head.weight"):
                 p.normal_(0, 0.02)
@@ -192,45 +192,45 @@ class TitansLM(nn.Module):
                 p.normal_(0, p.shape[-1] ** -0.5 / math.sqrt(2 * self.config.layers))
 
     def count_parameters(self) -> int:
-        """Count the weights, shared ones once."""
+        """Count the weights, tied ones once."""
         return sum(p.numel() for p in self.parameters())
 
     def init_state(self, batch: int) -> TitansState:
-        """Start a text.
+        """Return the state at the start of a text.
 
         Args:
             batch: number of sequences B.
 
         Returns:
-            The state that `forward` uses when it is given none.
+            The state that `forward` uses by default.
         """
         return TitansState(tuple(block.mixer.init_state(batch) for block in self.blocks))
 
     def forward(
         self, tokens: Tensor, state: TitansState | None = None, *, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, TitansState]:
-        """Read tokens.
+        """Compute the logits of the token after each position.
 
         Args:
             tokens: (B, T) integers in [0, vocab_size).
-            state: where to go on from; default the start of a text. It is never changed.
-            padding_mask: (B, T), True where a token is real. Padding is refused: it would move the chunks of one
-                sequence against those of another, and what it remembers with them. Pad on the right and ignore what
-                comes out there, or run prompts of different lengths one by one.
+            state: state to continue from; default the start of a text. It is never changed.
+            padding_mask: (B, T), True where a token is real. Padding is refused: it would shift the chunks of one
+                sequence against those of another, and with them the memory. Pad on the right and ignore the logits
+                there, or run prompts of different lengths one by one.
 
         Returns:
             logits (B, T, vocab_size) and the state after the last token. Any split into calls gives the same.
 
         Raises:
-            ValueError: ids out of range, a state of another model, padding.
-            TypeError: tokens that are not integers.
+            ValueError: if ids are out of range, the state is of another model or batch, or there is padding.
+            TypeError: if tokens are not integers, or the state is not a `TitansState`.
 
         Built in: notebooks/10 · Paper: section 4
         """
         self._check(tokens, state, padding_mask)
         if tokens.shape[1] == 0:
-            nothing = self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size)
-            return nothing, state or self.init_state(tokens.shape[0])
+            empty = self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size)
+            return empty, state or self.init_state(tokens.shape[0])
         before, position = (state.blocks, state.position) if state else ([None] * len(self.blocks), 0)
         x, blocks = self.embedding(tokens), []
         for block, block_state in zip(self.blocks, before, strict=True):
@@ -239,11 +239,11 @@ class TitansLM(nn.Module):
         return self.head(self.norm(x)), TitansState(tuple(blocks), position + tokens.shape[1])
 
     def loss(self, tokens: Tensor, state: TitansState | None = None) -> tuple[Tensor, TitansState]:
-        """Predict each token from those before it.
+        """Compute the next-token loss.
 
         Args:
             tokens: (B, T + 1) integers.
-            state: where to go on from.
+            state: state to continue from; default the start of a text.
 
         Returns:
             Mean cross-entropy in nats, and the state after T tokens.
@@ -264,23 +264,23 @@ class TitansLM(nn.Module):
         state: TitansState | None = None,
         stream: Callable[[Tensor], Any] | None = None,
     ) -> tuple[Tensor, TitansState]:
-        """Go on with a text, token by token; the memory goes on learning.
+        """Generate a continuation token by token; the memory keeps learning.
 
         Args:
             prompt: (B, T) tokens, T ≥ 1.
-            max_new_tokens: how many to add.
-            temperature: 0 takes the likeliest token.
-            top_k: choose among the k likeliest.
-            top_p: choose among the likeliest that together have this probability.
-            seed: of a generator of its own; without it torch's own.
-            state: where to go on from.
+            max_new_tokens: number of tokens to add.
+            temperature: see `sample`.
+            top_k: see `sample`.
+            top_p: see `sample`.
+            seed: of a separate generator; default torch's global one.
+            state: state to continue from; default the start of a text.
             stream: called with each new column (B,) of tokens.
 
         Returns:
-            (B, T + max_new_tokens) tokens, and the state that has read all but the last.
+            (B, T + max_new_tokens) tokens, and the state after all but the last.
 
         Raises:
-            ValueError: an empty prompt, or sampling options out of range.
+            ValueError: if the prompt is empty or a sampling option out of range.
         """
         if prompt.dim() != 2 or prompt.shape[1] == 0:
             raise ValueError(f"prompt: got shape {tuple(prompt.shape)}, expected (B, T), T ≥ 1: give it a first token")
@@ -295,19 +295,19 @@ class TitansLM(nn.Module):
         return torch.cat(out, 1), state if state is not None else self.init_state(prompt.shape[0])
 
     def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> None:
-        """Write `config.json` and `model.safetensors`, by huggingface_hub's mixin; no pickle.
+        """Write `config.json` and `model.safetensors` with huggingface_hub's mixin; no pickle.
 
         Args:
-            folder: where to write.
+            folder: the target.
             options: of `PyTorchModelHubMixin.save_pretrained`, such as `push_to_hub`.
         """
-        from titans_mini.models.hub import save  # an extra of the package: not loaded before it is needed
+        from titans_mini.models.hub import save  # optional dependency: imported only when needed
 
         save(self, dataclasses.asdict(self.config), folder, **options)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> TitansLM:
-        """Read a folder written by `save_pretrained`, or a model of the Hugging Face Hub.
+        """Load a folder written by `save_pretrained`, or a model of the Hugging Face Hub.
 
         Args:
             name: the folder, or user/model.
@@ -319,7 +319,7 @@ class TitansLM(nn.Module):
 
     @not_compiled
     def _check(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> None:
-        """Refuse an input or a state that does not fit this model."""
+        """Raise if tokens, state or padding do not fit this model."""
         if not torch.is_tensor(tokens) or tokens.is_floating_point() or tokens.dtype == torch.bool:
             got = tokens.dtype if torch.is_tensor(tokens) else type(tokens).__name__
             raise TypeError(f"tokens: got {got}, expected integers (B, T): embeddings, or text not yet encoded?")
@@ -346,14 +346,14 @@ class TitansLM(nn.Module):
 
 
 def _reference(config: TitansConfig) -> list[tuple[str, tuple[int, ...], bool]]:
-    """What the states of a model look like, from its shape alone: where FSDP has it in pieces, none can be made."""
+    """Compute `_shapes` of a model's states from its configuration: FSDP's sharded weights cannot make a state."""
     with torch.device("meta"), torch.no_grad():
         start = Block(config).mixer.init_state(1)
     return _shapes(TitansState((start,) * config.layers), 1)
 
 
 def _shapes(state: TitansState, batch: int) -> list[tuple[str, tuple[int, ...], bool]]:
-    """What a state looks like, apart from how much its attention has kept so far."""
+    """List (name, shape, batch matches) of a state's tensors, without the batch axis and the growing axis of caches."""
     growing = ("attention.k", "attention.v", "h_keys", "h_values")
     out = []
     for name, x in state.to_dict().items():
