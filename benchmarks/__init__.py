@@ -1,1 +1,1 @@
-"""How fast, how small and how exact: one command, one table, one process. Run `python -m benchmarks`."""
+"""Benchmarks of speed, memory and accuracy: one command, one table, one process. Run `python -m benchmarks`."""

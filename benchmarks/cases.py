@@ -19,7 +19,6 @@ PER_TOKEN, PER_CHUNK, AT_START = "titans-pytorch per token", "titans-pytorch per
 PEERS = (PER_TOKEN, PER_CHUNK, AT_START)
 LAYER = "chunked layer"  # ours behind the same projections: the partner of the PEERS
 EVERY_CHUNK = ", group 1"  # of ours: training keeps the state of every chunk, which is faster where chunks are short
-PRODUCTS_OF = "products of "  # and one of ours: its matrix products and nothing else
 
 
 class Shape(NamedTuple):
@@ -97,17 +96,14 @@ def _main() -> Iterator[Case]:
     """Every provider, each at a length that fits into memory with ours at the same length beside it."""
     yield Case("main", "sdpa")
     yield from (Case("main", "chunked", net) for net in NETS)
-    yield from (Case("main", PRODUCTS_OF + "chunked", net) for net in ("matrix", "mlp2", "mlp4"))
     yield Case("main", "online", "matrix")
     for net in ("matrix", "mlp4"):
         # a graph through every token's weights: 512 tokens of expansion 4 already take a gigabyte
         short = 512 if net == "matrix" else 256
-        ours = ("chunked", PRODUCTS_OF + "chunked")
-        yield from (Case("main", p, net, T=short) for p in (*ours, "materialised", "recurrence"))
+        yield from (Case("main", p, net, T=short) for p in ("chunked", "materialised", "recurrence"))
         # one head and four sequences: with several heads this package's parameters are not contiguous
-        ours = (LAYER, PRODUCTS_OF + LAYER)
-        yield from (Case("main", p, net, T=short, B=4, H=1) for p in (*ours, PER_TOKEN))
-        yield from (Case("main", p, net, B=4, H=1) for p in (*ours, PER_CHUNK, AT_START))
+        yield from (Case("main", p, net, T=short, B=4, H=1) for p in (LAYER, PER_TOKEN))
+        yield from (Case("main", p, net, B=4, H=1) for p in (LAYER, PER_CHUNK, AT_START))
 
 
 def _over_T() -> Iterator[Case]:

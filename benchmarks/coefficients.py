@@ -1,8 +1,8 @@
-"""How exact the gates of a chunk are multiplied up in float32, read off `neural_memory` itself.
+"""Accuracy of a chunk's cumulative gate products in float32, read off `neural_memory` itself.
 
-A matrix memory that starts at zero, with keys and values the unit vectors e_j, queries all ones and θ = ½, answers
-y_t = Σ_j G_tj e_j: token t's answer *is* row t of G, without a rounding of its own. A memory of size two that writes
-nothing shows b and f in its answers, and m in its momentum at the end.
+A matrix memory that starts at zero, with keys and values the unit vectors e_j, queries all ones and θ = ½, returns
+y_t = Σ_j G_tj e_j: token t's output *is* row t of G, without further rounding. A memory of size two that writes nothing
+shows b and f in its outputs, and m in its final momentum.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from titans_mini import MemoryNet, MemoryState, neural_memory
 
-TINY = torch.finfo(torch.float32).tiny  # below it float32 has fewer digits by design: errors count against this
+TINY = torch.finfo(
+    torch.float32
+).tiny  # float32 has fewer digits below it by design: errors are relative to at least this
 SIZES = (16, 64, 256, 1024)
 
 
@@ -54,7 +56,7 @@ def read_starts(alpha: Tensor, eta: Tensor) -> Tensor:
 
 
 def gate_pairs(C: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Draw α and η in float32: ordinary, slow, fast, and at both ends of [0, 1]."""
+    """Draw pairs of α and η (C,) in float32, by name: ordinary, slow, fast, and at both ends of [0, 1]."""
     g = torch.Generator().manual_seed(7)
 
     def rand() -> Tensor:

@@ -1,7 +1,7 @@
-"""The kernels on a GPU, beside everything they are compared with: `python -m benchmarks.gpu`.
+"""Benchmark the kernels on a GPU beside their competitors: `python -m benchmarks.gpu`.
 
-First a correctness gate on the device; if it fails, nothing is timed. Without a GPU it says so, and where nothing is
-recorded yet it records that nothing was measured.
+A correctness gate runs first on the device; if it fails, nothing is timed. Without a GPU the command says so, and if
+there is no record yet it records that nothing was measured.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RECORD = report.ROOT / "assets" / "results" / "kernels_gpu.json"
 
 
 def main(words: list[str] | None = None) -> int:
-    """Check, then measure, then print the table; returns the exit status."""
+    """Check, then measure, then print the table; return the exit status."""
     options = parse(words)
     if not torch.cuda.is_available():
         print("no GPU here: torch.cuda.is_available() is False; nothing is measured", file=sys.stderr)
@@ -58,7 +58,7 @@ def write(path: Path, results: dict) -> None:
 
 
 def yardsticks(rounds: int) -> Machine:
-    """Measure what the GPU reaches: a product of 8,192 cubed in bfloat16, and a copy of a gigabyte."""
+    """Measure the GPU's rate by a bfloat16 product of 8,192 cubed, and its bandwidth by a copy of a gigabyte."""
     a, b = (torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     source = torch.empty(2**30, device=DEVICE, dtype=torch.uint8)
     target = torch.empty_like(source)
@@ -68,7 +68,7 @@ def yardsticks(rounds: int) -> Machine:
 
 
 def steps(rows: list[dict]) -> dict[tuple[str, str], float]:
-    """Find what one sequence alone takes for a chunk, by network and pass."""
+    """Return the seconds per chunk of one sequence alone, by (network, pass)."""
     alone = [row for row in rows if row["sweep"] == "chain" and row["seconds"]]
     return {(row["net"], row["pass"]): row["seconds"] / -(-row["T"] // row["C"]) for row in alone}
 
@@ -81,18 +81,18 @@ def measure_sweep(
     measure: Callable[..., dict] = timing.measure,
     weigh: Callable[[Work, str], int | None] | None = None,
 ) -> list[dict]:
-    """Measure cases size by size: everything of one size takes turns, then makes room for the next.
+    """Measure cases size by size: all cases of one size are timed in turn, then freed before the next size.
 
     Args:
-        todo: the cases, those of one size next to each other.
-        rounds: of every measurement.
-        machine: what the GPU reaches.
-        make: from a case to something that runs; raises Missing.
-        measure: the clock.
-        weigh: finds the peak memory of a pass; default on the GPU.
+        todo: the cases, grouped by size.
+        rounds: timing rounds.
+        machine: the GPU's measured rates.
+        make: builds the work of a case; may raise Missing.
+        measure: the timing function.
+        weigh: measures the peak memory of a pass; default `peak_bytes`.
 
     Returns:
-        A row for each case and pass.
+        One row per case and pass.
     """
     rows = []
     for _, group in groupby(todo, key=lambda case: (case.T, case.B, case.H)):
@@ -115,14 +115,14 @@ def measure_sweep(
 
 
 def peak_bytes(work: Work, which: str) -> int:
-    """Find the memory at the peak of a pass, inputs included."""
+    """Measure the peak memory of a pass in bytes, inputs included."""
     torch.cuda.reset_peak_memory_stats()
     work.call(which)
     return torch.cuda.max_memory_allocated()
 
 
 def parse(words: list[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--sweep", nargs="+", choices=SWEEPS, default=list(SWEEPS), help="default: all; chain is always measured")

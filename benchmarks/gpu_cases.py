@@ -1,4 +1,4 @@
-"""What is measured on a GPU, and what it costs at least: operations, bytes, and the chain of chunks."""
+"""The cases measured on a GPU and their lower bounds: operations, bytes, and the chain of chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from titans_mini import MemoryNet
 PASSES = cpu.PASSES
 LENGTHS = (2048, 4096, 8192, 16384, 32768, 65536)
 SEQUENCES = ((1, 4), (1, 16), (8, 16), (32, 16))  # batch and heads
-TORCH_UP_TO = 8192  # this library's own torch path, and titans-pytorch, stay short
+TORCH_UP_TO = 8192  # largest T of this library's own torch path; titans-pytorch runs at 512 only
 MILLION = 2**20
 SWEEPS = ("T", "heads", "chain", "million", "layers")
 OURS = ("triton", "triton online")  # the exact online rule is a matrix memory with anchor="token"
@@ -35,15 +35,15 @@ class Case:
 
     @property
     def chunks(self) -> int:
-        """Count the chunks of a sequence."""
+        """Return the number of chunks per sequence."""
         return -(-self.T // self.C)
 
     def network(self) -> MemoryNet | None:
-        """Build the memory's network; attention and the gated delta rule have none of ours."""
+        """Build the memory's network; None for attention and the gated delta rule."""
         return cpu.Case(self.sweep, self.provider, self.net, D=self.D).network()
 
     def row(self) -> dict:
-        """Name the case in the words of the results file."""
+        """Return the case's fields in the results file."""
         sizes = {"B": self.B, "H": self.H, "T": self.T, "D": self.D, "C": self.C if self.net else None}
         return {"sweep": self.sweep, "provider": self.provider, "net": self.net, **sizes}
 
@@ -53,10 +53,10 @@ def cases(sweep: str, quick: bool = False) -> list[Case]:
 
     Args:
         sweep: one of SWEEPS.
-        quick: the shortest lengths only: does it run?
+        quick: the shortest lengths only, as a smoke test.
 
     Raises:
-        ValueError: for a sweep that does not exist.
+        ValueError: if there is no such sweep.
     """
     lists = {"T": _over_T, "heads": _over_heads, "chain": _chain, "million": _million, "layers": _layers}
     if sweep not in lists:
@@ -85,7 +85,7 @@ def _over_heads() -> Iterator[Case]:
 
 
 def _chain() -> Iterator[Case]:
-    """One sequence alone: nothing but the chain from chunk to chunk."""
+    """Yield one sequence alone: nothing but the chain from chunk to chunk."""
     yield from (Case("chain", "triton", net, T=65536, H=1) for net in ("matrix", "mlp2", "mlp4"))
 
 
@@ -94,16 +94,16 @@ def _million() -> Iterator[Case]:
 
 
 def _layers() -> Iterator[Case]:
-    """titans-pytorch is a whole layer with one head: ours behind the same modules, and theirs at our semantics."""
+    """Yield whole layers with one head: ours behind titans-pytorch's modules, and theirs with our semantics."""
     for net in ("matrix", "mlp2"):
         yield from (Case("layers", provider, net, T=512, B=16, H=1) for provider in (cpu.LAYER, cpu.PER_TOKEN))
 
 
-# -- what a case costs at least ----------------------------------------------------------------------------------------
+# -- lower bounds of a case --------------------------------------------------------------------------------------------
 
 
 def flops(case: Case, which: str) -> int | None:
-    """Count operations as the mathematics needs them; None for what our formulas do not describe.
+    """Count a case's operations by formula; None for providers that our formulas do not describe.
 
     Ours: 12P − 2P₁ + 2CN per token and head forward, twice that backward. Attention: the half of the scores that the
     mask leaves, five products backward for two forward.
@@ -118,7 +118,7 @@ def flops(case: Case, which: str) -> int | None:
 
 
 def least_bytes(case: Case, which: str) -> int:
-    """Count the bytes that have to move: inputs and gates read once, outputs and gradients written once.
+    """Count the least bytes moved: inputs and gates read once, outputs and gradients written once.
 
     Forward: q, k, v, y in half precision and three gates in single. Backward: q, k, v, dy in, dq, dk, dv out, the gates
     in and their gradients out. Attention has no gates; states are small beside a sequence and not counted.
@@ -130,18 +130,18 @@ def least_bytes(case: Case, which: str) -> int:
 
 
 class Machine(NamedTuple):
-    """What a GPU reaches, measured in the same run."""
+    """Rates that a GPU reaches, measured in the same run."""
 
-    rate: float  # operations a second of a large product in bfloat16
-    bandwidth: float  # bytes a second of a large copy, read and written
-    steps: dict[tuple[str, str], float]  # seconds a chunk takes one sequence alone, by (net, pass)
+    rate: float  # operations per second of a large product in bfloat16
+    bandwidth: float  # bytes per second of a large copy, read and written
+    steps: dict[tuple[str, str], float]  # seconds per chunk of one sequence alone, by (net, pass)
 
 
 def floor(case: Case, which: str, machine: Machine) -> dict[str, float | None]:
-    """Find the least seconds by three counts: the matrix units, the memory, and the chain of chunks.
+    """Compute three lower bounds in seconds: by matrix units, by bytes, and by the chain of chunks.
 
-    The chain is what one sequence alone takes for a chunk, times the chunks: more sequences do not make it shorter.
-    Attention and others have no chain of ours.
+    The chain is the time per chunk of one sequence alone, times the number of chunks: more sequences do not make it
+    shorter. Attention and other providers have no chain of ours.
     """
     work = flops(case, which)
     step = machine.steps.get((case.net, which)) if case.provider in OURS else None

@@ -1,10 +1,10 @@
-"""Kernel by kernel: where a call's time goes on a GPU, and how the sequential ones like other tiles.
+"""Time per kernel of a call on a GPU, and the sequential kernels with other tiles.
 
     python -m benchmarks.gpu_kernels              each kernel's time, forward and backward, of every memory
     python -m benchmarks.gpu_kernels --variants   one sequence alone, with other columns, units, warps and stages
 
 Times come from PyTorch's profiler, so launch gaps are not in them. A variant counts only if its answers are those of
-the kernels as they are.
+the unchanged kernels.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.gpu_cases import PASSES, Case
 from benchmarks.gpu_providers import Missing, Work, build, in_one_line
 
-# how often a pass forward and backward walks each chain, chunk after chunk; all else is parallel
+# sequential walks over the chunks per forward and backward pass, by kernel; all other kernels are parallel
 CHAIN = {"advance": 2, "retreat": 1, "mlp_states": 2, "mlp_chain_backward": 1}
 MEMORIES = (("triton", "matrix"), ("triton online", "matrix"), ("triton", "mlp2"), ("triton", "mlp4"))
 SAME = 0.01  # relative RMS between the answers of two variants in bfloat16
-OPTIONS = {  # of `variant`, by the depth of the memory
+OPTIONS = {  # arguments of `variant`, by the depth of the memory
     "matrix": {"columns": (16, 32), "warps": (2, 4), "stages": (1, 2, 3)},
     "mlp": {"units": (16, 32), "warps": (4, 8), "stages": (1, 2)},
 }
@@ -39,12 +39,12 @@ OPTIONS = {  # of `variant`, by the depth of the memory
 def variant(
     columns: int | None = None, units: int | None = None, warps: int | None = None, stages: int | None = None
 ) -> Iterator[None]:
-    """Start the kernels of the chain otherwise, while this lasts.
+    """Launch the kernels of the chain with other settings inside this context.
 
     Args:
-        columns: of the states that one program carries, for a matrix memory.
+        columns: columns of the states that one program carries, for a matrix memory.
         units: hidden units that one program handles at a time, for an MLP.
-        warps: of a program.
+        warps: warps per program.
         stages: depth of the software pipeline of loads.
     """
     from titans_mini.kernels import launch, matrix_span
@@ -66,8 +66,8 @@ def variant(
 
 
 def times(work: Work, which: str) -> dict[str, tuple[int, float]]:
-    """Find the starts and the seconds of every kernel of one call, the longest first."""
-    for _ in range(2):  # what is compiled or loaded on first use
+    """Return (launches, seconds) of every kernel in one call, the longest first."""
+    for _ in range(2):  # warm-up: compiling and loading on first use
         work.call(which)
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as found:
@@ -82,13 +82,13 @@ def times(work: Work, which: str) -> dict[str, tuple[int, float]]:
 
 
 def variants(net: str) -> list[dict[str, int]]:
-    """List what is tried for a memory: as it is, then every combination."""
+    """List the settings to try for a memory: the defaults, then every combination."""
     options = OPTIONS["matrix" if net == "matrix" else "mlp"]
     return [{}, *(dict(zip(options, values, strict=True)) for values in product(*options.values()))]
 
 
 def compare(provider: str, net: str, T: int) -> Iterator[str]:
-    """Time the chain of one sequence alone in all variants; yields lines."""
+    """Time the chain of one sequence alone in all variants; yield lines of text."""
     work, right = build(Case("kernels", provider, net, T=T, H=1)), None
     for options in variants(net):
         name = ", ".join(f"{key} {value}" for key, value in options.items()) or "as it is"
@@ -98,7 +98,7 @@ def compare(provider: str, net: str, T: int) -> Iterator[str]:
                 right = y if right is None else right
                 error = ((y - right).norm() / right.norm()).item()
                 found = times(work, "both")
-            except Exception as reason:  # a tile that does not fit is an answer, too
+            except Exception as reason:  # a tile that does not fit is a result, too
                 yield f"  {name:34}{in_one_line(reason)}"
                 continue
         chain = (f"{key} {1e6 * found[key][1] * 64 / T / walks:7.2f}" for key, walks in CHAIN.items() if key in found)
@@ -106,7 +106,7 @@ def compare(provider: str, net: str, T: int) -> Iterator[str]:
 
 
 def kernels_of(provider: str, net: str, T: int) -> Iterator[str]:
-    """List every kernel of a call; yields lines."""
+    """Time every kernel of a call; yield lines of text."""
     work = build(Case("kernels", provider, net, T=T))
     for which in PASSES:
         found = times(work, which)
@@ -115,7 +115,7 @@ def kernels_of(provider: str, net: str, T: int) -> Iterator[str]:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Print the lists; returns the exit status."""
+    """Print the lists; return the exit status."""
     parser = argparse.ArgumentParser("python -m benchmarks.gpu_kernels", description=__doc__.split("\n")[0])
     parser.add_argument("--variants", action="store_true", help="µs a chunk of the chain, with other tiles")
     parser.add_argument("-T", type=int, help="tokens (default 8,192; one sequence alone 65,536)")

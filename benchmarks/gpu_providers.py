@@ -1,4 +1,4 @@
-"""Everything that is timed on a GPU, behind one shape, and the gate before it."""
+"""Providers timed on a GPU, behind one interface, and the correctness gate before them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Work(NamedTuple):
 
 
 def inputs(case: Case, dtype: torch.dtype = torch.bfloat16, device: str = DEVICE) -> list[Tensor]:
-    """Draw q, k, v of unit length and calm gates; all want gradients."""
+    """Draw unit-length q, k, v (B, H, T, D) and gates in a stable range (B, H, T), all with requires_grad."""
     g = torch.Generator(device).manual_seed(0)
     shape = case.B, case.H, case.T, case.D
     x = [F.normalize(torch.randn(shape, generator=g, device=device), dim=-1).to(dtype) for _ in range(3)]
@@ -56,15 +56,15 @@ def inputs(case: Case, dtype: torch.dtype = torch.bfloat16, device: str = DEVICE
 
 
 def in_one_line(error: Exception) -> str:
-    """Name an error and the first line of what it says, which may be nothing."""
+    """Return an error's type and the first line of its message, which may be empty."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:150]}"
 
 
 def ready(case: Case, device: str = DEVICE) -> Work:
-    """Make a case ready to run, and run what others wrote once in both passes.
+    """Build a case, and run third-party providers once in both passes.
 
     Raises:
-        Missing: as `build`, or if it is not ours and fails; it says how.
+        Missing: as `build`, or if a third-party provider fails; the message says how.
     """
     work = build(case, device)
     if case.provider in ("fla", cpu.PER_TOKEN):
@@ -77,7 +77,7 @@ def ready(case: Case, device: str = DEVICE) -> Work:
 
 
 def build(case: Case, device: str = DEVICE) -> Work:
-    """Make a case ready to run.
+    """Build a case.
 
     Raises:
         Missing: if its package is not installed, or the kernels cannot run this memory.
@@ -103,13 +103,13 @@ def build(case: Case, device: str = DEVICE) -> Work:
 
 
 def _fla(case: Case, device: str) -> Work:
-    """The gated delta rule of flash-linear-attention: one state and no momentum, so less work than ours."""
+    """Build the gated delta rule of flash-linear-attention: one state and no momentum, so less work than ours."""
     try:
         rule = importlib.import_module("fla.ops.gated_delta_rule").chunk_gated_delta_rule
         guarded = importlib.import_module("fla.ops.common.chunk_o")
     except ImportError as error:
         raise Missing(f"flash-linear-attention: {error}") from error
-    # on Hopper with Triton from 3.4 to 3.7.0 its backward pass refuses: dk would be wrong. How long it takes is not
+    # on Hopper with Triton from 3.4 to 3.7.0 its backward pass refuses because dk would be wrong; its time is valid
     guarded.TRITON_ABOVE_3_7_1 = True
     q, k, v, alpha, _, beta = inputs(case, device=device)
     q, k, v, beta = (z.detach().transpose(1, 2).contiguous().requires_grad_() for z in (q, k, v, beta.to(q.dtype)))
@@ -124,8 +124,8 @@ def run_gate(device: str = DEVICE, nets: tuple[str, ...] = ("matrix", "mlp2", "m
     """Compare outputs, final states and every gradient of the kernels with the chunked form in float64.
 
     Returns:
-        For each check its largest error and the largest one allowed, relative RMS; NaN where a result is not finite.
-        Of kernels that refuse a memory there is no check.
+        Check → {"error": largest relative RMS error, NaN if a result is not finite, "limit": the largest allowed}.
+        Memories that the kernels do not support have no check.
     """
     found = {}
     for name in nets:
@@ -143,13 +143,13 @@ def run_gate(device: str = DEVICE, nets: tuple[str, ...] = ("matrix", "mlp2", "m
 
 
 def failures(checks: dict[str, dict[str, float]]) -> list[str]:
-    """Say which checks failed and by how much."""
+    """Return one line per failed check, with its error and its limit."""
     wrong = {name: c for name, c in checks.items() if not c["error"] <= c["limit"]}  # NaN is wrong too
     return [f"{name}: error {c['error']:.1e}, at most {c['limit']:.0e} allowed" for name, c in wrong.items()]
 
 
 def _errors(case: Case, net: MemoryNet, anchor: str, dtype: torch.dtype, device: str) -> list[tuple[str, float, float]]:
-    """Compare one memory: (what, error, limit) for outputs, vectors' gradients and gates' gradients."""
+    """Compare one memory: (kind, error, limit) for outputs, vectors' gradients and gates' gradients."""
     x = inputs(case, dtype, device)
     options = {"chunk_size": case.C, "anchor": anchor}
     got = _outcome(x, net, torch.float32, backend="triton", **options)
@@ -163,7 +163,7 @@ def _errors(case: Case, net: MemoryNet, anchor: str, dtype: torch.dtype, device:
 
 
 def _outcome(x: list[Tensor], net: MemoryNet, dtype: torch.dtype, **options: str | int) -> list[Tensor]:
-    """Return y, the final state, and the gradients of their sums at the six inputs."""
+    """Return y, the final state, and the gradients of the six inputs for fixed random cotangents."""
     B, H = x[0].shape[:2]
     g = torch.Generator().manual_seed(1)
     weights = tuple(w + torch.randn(w.shape, generator=g).to(w) / w.shape[-2] ** 0.5 for w in net.init_weights(H))
@@ -171,5 +171,5 @@ def _outcome(x: list[Tensor], net: MemoryNet, dtype: torch.dtype, **options: str
     y, end = neural_memory(*x, state, net=net, **options)
     out = [y, *end.weights, *end.momentum]
     draws = (torch.randn(z.shape, generator=torch.Generator().manual_seed(2)) for z in out)
-    up = [up.bfloat16().to(z) for up, z in zip(draws, out, strict=True)]  # the same gradients arrive in every type
+    up = [up.bfloat16().to(z) for up, z in zip(draws, out, strict=True)]  # the same cotangents in every dtype
     return [*(z.detach() for z in out), *torch.autograd.grad(out, x, up)]

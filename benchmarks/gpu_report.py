@@ -1,4 +1,4 @@
-"""The results of a GPU as rows, bars and a table; and the record that says plainly that nothing was measured yet."""
+"""GPU results as rows, bars and a table, and the record that states that nothing was measured yet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.gpu_cases import MILLION, SWEEPS, Case, Machine, floor, flops, l
 from benchmarks.timing import Times
 
 NOT_YET = "not yet measured: no GPU was at hand when this was recorded"
-KERNELS = ":(glob)kernels/*.py"  # measured here as well
+KERNELS = ":(glob)kernels/*.py"  # also part of the measured code
 TITLES = "provider", "net", "pass", "B", "H", "T", "ms", "spread", "Mtok/s", "TFLOP/s", "of matrix", "of floor", "ratio"
 NOTES = """
 ratio      how many times longer than the kernels of a matrix memory (anchored) at the same sizes
@@ -28,7 +28,7 @@ layers     whole layers in float32: ours behind the modules of titans-pytorch, a
 
 
 def rows_of(case: Case, which: str, times: Times | None, peak: int | None, machine: Machine, why: str = "") -> dict:
-    """Make one row: a time and what follows from it by formulas; without a time it says why."""
+    """Build one row: a time and the figures derived from it by formulas, or the reason of a missing time."""
     work, least = flops(case, which), floor(case, which, machine)
     seconds = times.median if times else None
     longest = max(x for x in least.values() if x)
@@ -52,26 +52,26 @@ def rows_of(case: Case, which: str, times: Times | None, peak: int | None, machi
 
 
 class Rows:
-    """The rows of a results file, to be asked by name; None where one is missing."""
+    """The rows of a results file, looked up by their fields; None if a row is missing."""
 
     def __init__(self, rows: list[dict]) -> None:
         keys = "sweep", "provider", "net", "pass", "T", "B", "H"
         self.found = {tuple(row[key] for key in keys): row for row in rows}
 
     def get(self, sweep: str, provider: str, net: str | None, which: str, T: int, **sizes: int) -> float | None:
-        """Return seconds, or another field."""
+        """Return the seconds of a row, or another field."""
         field = sizes.pop("field", "seconds")
         key = sweep, provider, net, which, T, sizes.get("B", 1), sizes.get("H", 16)
         return self.found.get(key, {}).get(field)
 
     def ratio(self, top: tuple, bottom: tuple, **sizes: int) -> float | None:
-        """Divide two times."""
+        """Return the ratio of two times; None if one is missing."""
         a, b = self.get(*top, **sizes), self.get(*bottom, **sizes)
         return a / b if a and b else None
 
 
 class Bar(NamedTuple):
-    """One goal: in words, its sense, its number, and how ours is read off the rows."""
+    """One goal: description, direction, limit, and the function that reads our number off the rows."""
 
     what: str
     sense: str
@@ -79,7 +79,7 @@ class Bar(NamedTuple):
     measure: Callable[[Rows], float | None]
 
     def verdict(self, rows: Rows) -> dict:
-        """Compare; `reached` is None where a row is missing."""
+        """Compare our number with the limit; `reached` is None if a row is missing."""
         number = self.measure(rows)
         compare = operator.ge if self.sense == "≥" else operator.le
         reached = None if number is None else bool(compare(number, self.limit))
@@ -87,7 +87,7 @@ class Bar(NamedTuple):
 
 
 def against(other: str, net: str, which: str, T: int, limit: float, their_net: str | None = None) -> Bar:
-    """Ask how many times faster than another provider the kernels are."""
+    """Build the bar on the kernels' speed-up over another provider."""
     words = {"forward": "forward", "both": "forward+backward"}[which]
     what = f"{net}, T {T:,}: times faster than {other}, {words}"
     ours, theirs = ("T", "triton", net, which, T), ("T", other, their_net, which, T)
@@ -126,7 +126,7 @@ def _gigabytes(rows: Rows) -> float | None:
 
 
 def hardware() -> dict:
-    """Name the GPU and the versions that matter."""
+    """Return the GPU and the versions of torch and triton."""
     import triton
 
     capability = "sm_{}{}".format(*torch.cuda.get_device_capability())
@@ -135,18 +135,18 @@ def hardware() -> dict:
 
 
 def head(command: str, machine: dict | None) -> dict:
-    """Say where, when, from what and how."""
+    """Return the hardware, date, commit and command of a record."""
     return {"hardware": machine, "date": date.today().isoformat(), "commit": report.commit(KERNELS), "command": command}
 
 
 def not_measured(command: str) -> dict:
-    """Make the record of a machine without a GPU: the goals, and not one figure."""
+    """Build the record of a machine without a GPU: the goals, without any figure."""
     verdicts = [bar.verdict(Rows([])) for bar in all_bars()]
     return {"status": NOT_YET, **head(command, None), "machine": None, "gate": {}, "bars": verdicts, "rows": []}
 
 
 def table(results: dict) -> str:
-    """Lay results out as text: the goals, then the rows of every sweep."""
+    """Format results as text: the goals, then the rows of every sweep."""
     lines = [results["command"], f"{results['status']} · {results['date']} · commit {results['commit']}"]
     if results["hardware"]:
         lines.append(" · ".join(results["hardware"].values()))
@@ -162,7 +162,7 @@ def table(results: dict) -> str:
 
 
 def _sweep(name: str, rows: list[dict]) -> list[str]:
-    """Lay the rows of one sweep out."""
+    """Format the rows of one sweep."""
     if not rows:
         return []
     cells = [TITLES, *(_cells(row, rows) for row in rows)]

@@ -1,7 +1,7 @@
-"""The same mathematics the obvious way: every token's own weight matrices are built, chunk by chunk.
+"""The same mathematics done naively: every token's own weight matrices are materialised, chunk by chunk.
 
-It shares no code with the library's fast form, so it also judges it. All that a chunk needs is two decay masks:
-n of η, and A of 1−α; their product G = A n is how much of each write is left in each M_t.
+It shares no code with the library's fast form, so it also verifies it. A chunk needs only two decay masks: n of η, and
+A of 1−α; their product G = A n is the share of each write that remains in each M_t.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Weights = tuple[Tensor, ...]
 
 
 def decay_mask(gate: Tensor) -> Tensor:
-    """Multiply gates up between any two tokens: entry (t, j) is Π_{j<i≤t} gate_i, and 0 for j > t.
+    """Compute the gate products between any two tokens: entry (t, j) is Π_{j<i≤t} gate_i, and 0 for j > t.
 
     Args:
         gate: (…, c).
@@ -31,7 +31,7 @@ def decay_mask(gate: Tensor) -> Tensor:
 
 
 def token_gradients(net: MemoryNet, weights: Weights, k: Tensor, v: Tensor) -> Weights:
-    """Differentiate ‖M(k) − v‖² for every token on its own, all at the same weights.
+    """Compute the gradient of ‖M(k) − v‖² of every token separately, all at the same weights.
 
     Args:
         net: the memory's network.
@@ -51,12 +51,12 @@ def token_gradients(net: MemoryNet, weights: Weights, k: Tensor, v: Tensor) -> W
 
 
 def materialised_chunk(net: MemoryNet, chunk: list[Tensor], M: Weights, S: Weights) -> tuple[Tensor, Weights, Weights]:
-    """Run one chunk: its outputs, and the memory and momentum at its end."""
+    """Run one chunk; return its outputs (B, H, c, D), and the memory and momentum at its end."""
     q, k, v, alpha, eta, theta = chunk
     n, A = decay_mask(eta), decay_mask(1 - alpha)  # (B, H, c, c)
     m, b = eta.cumprod(-1), (1 - alpha).cumprod(-1)  # (B, H, c)
     f = (A @ m.unsqueeze(-1)).squeeze(-1)
-    G, n_end = (A @ n) * theta.unsqueeze(-2), n[..., -1, :] * theta  # each write comes with its θ
+    G, n_end = (A @ n) * theta.unsqueeze(-2), n[..., -1, :] * theta  # θ scales each write
     at, S_end = [], []
     for M0, S0, u in zip(M, S, token_gradients(net, M, k, v), strict=True):
         kept = torch.einsum("bht,bhio->bhtio", b, M0) + torch.einsum("bht,bhio->bhtio", f, S0)
@@ -71,7 +71,7 @@ def materialised(x: list[Tensor], state: MemoryState, net: MemoryNet, chunk_size
 
     Args:
         x: q, k, v (B, H, T, D) and α, η, θ (B, H, T).
-        state: where to start.
+        state: initial state.
         net: the memory's network.
         chunk_size: C.
 

@@ -1,6 +1,6 @@
-"""Peak memory: on a CPU every measurement has a process of its own, for a peak can be raised but never lowered.
+"""Peak memory: on a CPU every measurement runs in its own process, because a peak can be raised but never lowered.
 
-`python -m benchmarks.memory CASE PASS DEVICE` prints the bytes that one call takes above what was there before it.
+`python -m benchmarks.memory CASE PASS DEVICE` prints the peak bytes of one call above the level before it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def resident(field: str) -> int:
 
 
 def forget_peak() -> None:
-    """Hand freed memory back and start VmHWM again from here, where the C library and the kernel allow it.
+    """Return freed memory to the system and reset VmHWM, where the C library and the kernel allow it.
 
-    Otherwise what preparing the inputs took would hide a part of what the call takes: its peak, and the freed blocks
-    that the allocator keeps and hands out again.
+    Otherwise the preparation of the inputs would hide a part of the call's memory: by its peak, and by the freed blocks
+    that the allocator keeps and reuses.
     """
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -44,9 +44,9 @@ def forget_peak() -> None:
 
 
 def peak(case: Case, which: str, device: str) -> int:
-    """Measure a case in this process: peak bytes above inputs and above what the first use loads."""
+    """Measure a case in this process: peak bytes above the inputs and above libraries loaded on first use."""
     few = replace(case, T=min(case.T, 2 * case.C))
-    run(build(few, device), which)  # what torch loads on first use
+    run(build(few, device), which)  # warm-up: torch loads libraries on first use
     work = build(case, device)
     if device == "cuda":
         torch.cuda.synchronize()
@@ -66,7 +66,7 @@ def run(work: Work, which: str) -> None:
 
 
 def peak_apart(case: Case, which: str, device: str) -> int | None:
-    """Measure a case in a fresh process; None where the system does not tell."""
+    """Measure a case in a fresh process; None if the system does not report it."""
     if device == "cpu" and not STATUS.exists():
         return None
     command = [sys.executable, "-m", "benchmarks.memory", json.dumps(asdict(case)), which, device]

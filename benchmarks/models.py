@@ -1,8 +1,8 @@
 """The tiny language models beside a transformer of the same size: `python -m benchmarks.models`.
 
 Forward and backward of one batch, every architecture in turn in one process. A memory costs weights, so each variant is
-compared with a transformer whose feed-forward part is wider, until it has as many; ratios are to that transformer, of
-the same round. It attends with PyTorch's causal kernel, which skips what the mask hides.
+compared with a transformer whose feed-forward layer is widened to as many weights; ratios are to that transformer in
+the same round. It attends with PyTorch's causal kernel, which skips masked scores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BARS = {2048: 2.0, 8192: 1.0}  # largest ratio to the transformer at this length
 
 @functools.cache
 def rival_of(variant: str) -> TitansConfig:
-    """Choose the transformer with the weights of a variant; the preset itself for what has no neural memory."""
+    """Return the transformer with as many weights as a variant; the preset itself if it has no neural memory."""
     base = TitansConfig.preset(f"{RIVAL}-tiny")
     if variant not in TITANS:
         return base
@@ -39,19 +39,19 @@ def rival_of(variant: str) -> TitansConfig:
 
 
 def configs() -> dict[str, TitansConfig]:
-    """Name everything that is timed: the variants, and the transformers they are compared with by their weights."""
+    """Return everything that is timed, by name: the variants, and the transformers with as many weights."""
     found = {name: TitansConfig.preset(f"{name}-tiny") for name in (RIVAL, *TITANS, *OTHERS)}
     return found | {key_of(rival_of(name)): rival_of(name) for name in TITANS}
 
 
 def key_of(rival: TitansConfig) -> str:
-    """Name a transformer: the preset by its variant, others with their weights in thousands."""
+    """Return a transformer's name: the variant for the preset, others with their weights in thousands."""
     plain = rival == TitansConfig.preset(f"{RIVAL}-tiny")
     return RIVAL if plain else f"{RIVAL} {weights(rival) / 1000:.0f}k"
 
 
 def call(config: TitansConfig, B: int, T: int) -> Callable[[], None]:
-    """Make a model and a batch; each call is a forward and a backward pass over B · T bytes."""
+    """Build a model and a batch; return a function that runs forward and backward over B · T bytes."""
     torch.manual_seed(0)
     model = TitansLM(config)
     tokens = torch.randint(256, (B, T + 1), generator=torch.Generator().manual_seed(1))
@@ -65,7 +65,7 @@ def call(config: TitansConfig, B: int, T: int) -> Callable[[], None]:
 
 
 def row(name: str, B: int, T: int, times: dict[str, Times]) -> dict:
-    """Make a row of the results file; `name` is one of `configs`."""
+    """Build a row of the results file; `name` is one of `configs`."""
     rival = rival_of(name)
     own, other = times[name], times[key_of(rival)]
     bar = BARS[T] if name in TITANS and T in BARS else None
@@ -77,7 +77,7 @@ def row(name: str, B: int, T: int, times: dict[str, Times]) -> dict:
 
 
 def table(rows: list[dict]) -> str:
-    """Lay the rows out for a reader, with every bar."""
+    """Format the rows as text, with every bar."""
     lines = [
         f"{'batch':>5} {'length':>7}  {'model':18}{'weights':>9}{'ms':>9}{'µs/token':>10}"
         f"{'ratio':>7} {'to':18}{'bar':>4}"
@@ -94,18 +94,18 @@ def table(rows: list[dict]) -> str:
 
 
 def shared(few: dict, many: dict) -> float:
-    """Find the seconds that a step takes for any batch, if it takes shared + B · each.
+    """Compute the batch-independent seconds of a step, if it takes shared + B · each.
 
     Args:
         few: a row of `table`.
-        many: that of the same model and length with more sequences.
+        many: the row of the same model and length with more sequences.
     """
     each = (many["seconds"] - few["seconds"]) / (many["B"] - few["B"])
     return few["seconds"] - few["B"] * each
 
 
 def shares(rows: list[dict]) -> str:
-    """Say of each variant's smaller batch how much of its time any batch takes, and how the rest compares."""
+    """Format the batch-independent time of each variant's smaller batch, and the ratio of the rest."""
     lines = [f"{'batch':>5} {'length':>7}  {'model':18}{'ms':>9}{'shared':>8}{'rest':>8}{'its ratio':>11}"]
     for r in rows:
         larger = [x for x in rows if (x["variant"], x["T"]) == (r["variant"], r["T"]) and x["B"] > r["B"]]
@@ -120,7 +120,7 @@ def shares(rows: list[dict]) -> str:
 
 
 def report(results: dict) -> str:
-    """Say where the numbers come from, then the table, then what sequences share."""
+    """Format the origin of the numbers, the table, and the batch-independent times."""
     h = results["hardware"]
     machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
     note = "forward and backward, float32, fastest round, process time; ratio: to a transformer with as many weights"
@@ -133,10 +133,10 @@ def report(results: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Time what is asked for, print the table, and keep it with its hardware, date and commit.
+    """Time every model, print the table, and write it with its hardware, date and commit.
 
     Args:
-        arguments: of the command line; default those of this process.
+        arguments: command-line arguments; default sys.argv[1:].
     """
     p = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__.splitlines()[0])
     p.add_argument("--rounds", type=int, default=3)

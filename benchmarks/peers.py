@@ -1,7 +1,7 @@
-"""The package titans-pytorch beside ours, both as whole layers so that both do the same work.
+"""The package titans-pytorch and this library, both as whole layers so that both do the same work.
 
 Its `NeuralMemory` is a layer: RMSNorm, linear projections to q, k, v and to three gates, memory. `EqualLayer` is that
-layer with our operator inside. Three things of theirs, each taken into account here: its loss is a mean over D, so its
+layer with our operator inside. Three of its properties are taken into account here: its loss is a mean over D, so its
 learning rate is D times our θ; it reads after the write; with several heads its parameters are not contiguous (and
 slow), so one head and a batch of sequences stand for several heads.
 """
@@ -17,15 +17,15 @@ from benchmarks.cases import AT_START, NETS, PER_CHUNK, PER_TOKEN, Case
 from titans_mini import MemoryNet, neural_memory
 
 MISSING = "not installed: pip install titans-pytorch==0.5.5"
-STEP, DECAY = -3.0, -4.0  # biases that keep both memories calm over thousands of tokens
+STEP, DECAY = -3.0, -4.0  # biases that keep both memories stable over thousands of tokens
 
 
 def titans_pytorch():
-    """Import the package; None where it is not installed."""
+    """Import the package; return None if it is not installed."""
     try:
         return importlib.import_module("titans_pytorch")
     except ModuleNotFoundError as error:
-        if error.name != "titans_pytorch":  # installed, and broken: that is worth knowing
+        if error.name != "titans_pytorch":  # installed but broken: report it
             raise
         return None
 
@@ -51,7 +51,7 @@ class EqualLayer(nn.Module):
             self.to_decay.bias.fill_(DECAY)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Read sequences: (B, T, D) → (B, T, D)."""
+        """Run the layer: (B, T, D) → (B, T, D)."""
         read, write = self.retrieve_norm(x), self.store_norm(x)
         qkv = self.to_queries(read), self.to_keys(write), self.to_values(write)
         raw = self.to_decay(write), self.to_momentum(write), self.to_step(write)
@@ -62,7 +62,7 @@ class EqualLayer(nn.Module):
         return y.squeeze(1)
 
     def pairs(self, theirs: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """List our parameters, each beside the one of their layer that does the same."""
+        """List our parameters, each with its counterpart in their layer."""
         names = "retrieve_norm", "store_norm", "to_queries", "to_keys", "to_values"
         modules = [(getattr(self, name), getattr(theirs, name)) for name in names]
         gates = (self.to_step, self.to_momentum, self.to_decay)
@@ -73,14 +73,14 @@ class EqualLayer(nn.Module):
 
 
 def their_layer(case: Case) -> nn.Module:
-    """Build the titans-pytorch layer of a case, its gates as calm as ours."""
+    """Build the titans-pytorch layer of a case, with the same gate biases as ours."""
     package = titans_pytorch()
     if package is None:
         raise ModuleNotFoundError(f"titans-pytorch: {MISSING}")
     settings = {
         PER_TOKEN: {"chunk_size": 1, "batch_size": case.C},  # a gradient per token, the anchor moves every C tokens
-        PER_CHUNK: {"chunk_size": case.C, "batch_size": case.C},  # one update a chunk
-        AT_START: {"chunk_size": case.C},  # one update a chunk, every gradient at the first weights
+        PER_CHUNK: {"chunk_size": case.C, "batch_size": case.C},  # one update per chunk
+        AT_START: {"chunk_size": case.C},  # one update per chunk, every gradient at the initial weights
     }[case.provider]
     shape = NETS[case.net]
     model = package.MemoryMLP(case.D, shape.depth, shape.expansion)
@@ -92,7 +92,7 @@ def their_layer(case: Case) -> nn.Module:
 
 
 def copy_weights(ours: EqualLayer, theirs: nn.Module) -> None:
-    """Give our layer their parameters."""
+    """Copy their parameters into our layer, in place."""
     with torch.no_grad():
         for a, b in ours.pairs(theirs):
             a.copy_(b)

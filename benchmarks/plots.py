@@ -1,6 +1,6 @@
-"""Pictures of the recorded results: `python -m benchmarks.plots` draws assets/speed_*.svg from the results file.
+"""Figures of the recorded results: `python -m benchmarks.plots` draws assets/speed_*.svg from the results file.
 
-Numbers are read, never typed: a new recording and this command are all it takes.
+All numbers are read from the file: after a new recording this command updates every figure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from titans_mini.viz.palette import DIVERGED, FORGET, INK, KEY, MEMORY, MUTED, S
 
 RESULTS = ROOT / "assets" / "results" / "chunked_cpu.json"
 WORDS = {"forward": "forward", "both": "forward + backward"}
-LINES = {  # (provider, net): words, colour, mark
+LINES = {  # (provider, net): label, colour, marker
     ("recurrence", "matrix"): ("loop, matrix", SURPRISE, "X"),
     ("online", "matrix"): ("exact online, matrix", KEY, "s"),
     ("chunked", "matrix"): ("chunked, matrix", MEMORY, "o"),
@@ -30,7 +30,7 @@ LINES = {  # (provider, net): words, colour, mark
 
 
 def points(rows: list[dict], sweep: str, provider: str, net: str | None, which: str) -> tuple[list[int], list[float]]:
-    """Read a line off the rows: what the sweep varies, and microseconds per token."""
+    """Return the points of a line: the swept sizes, and microseconds per token."""
     wanted = {"sweep": sweep, "provider": provider, "net": net, "pass": which}
     found = [r for r in rows if all(r[key] == value for key, value in wanted.items()) and r["seconds"]]
     pairs = sorted((r[sweep], r["seconds"] / r["T"] / r["B"] * 1e6) for r in found)
@@ -38,7 +38,7 @@ def points(rows: list[dict], sweep: str, provider: str, net: str | None, which: 
 
 
 def draw_lines(ax: Axes, rows: list[dict], sweep: str, which: str) -> None:
-    """Draw time per token of every provider of a sweep, both axes in powers of two."""
+    """Draw time per token of every provider of a sweep, both axes logarithmic."""
     ticks = set()
     for (provider, net), (words, colour, mark) in LINES.items():
         x, y = points(rows, sweep, provider, net, which)
@@ -51,13 +51,13 @@ def draw_lines(ax: Axes, rows: list[dict], sweep: str, which: str) -> None:
     ax.set_xticks(ticks, [f"{t:,}" for t in ticks], rotation=45 if max(ticks) > 999 else 0)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())  # both kinds of ticks would write over each other
+    ax.yaxis.set_minor_formatter(NullFormatter())  # major and minor labels would overlap
     ax.grid(True, axis="y")
     ax.set_title(WORDS[which], loc="left")
 
 
 def over(results: dict, sweep: str, xlabel: str) -> Figure:
-    """Draw a sweep: forward on the left, forward and backward on the right, one scale for both."""
+    """Draw a sweep: forward on the left, forward and backward on the right, on a shared scale."""
     fig, axes = figure(8.6, 3.6, 1, 2, sharey=True)
     for ax, which in zip(axes, WORDS, strict=True):
         draw_lines(ax, results["rows"], sweep, which)
@@ -68,15 +68,15 @@ def over(results: dict, sweep: str, xlabel: str) -> Figure:
     return fig
 
 
-def score(bar: dict, key: str = "number") -> float:
-    """Say how far a bar is reached, within a factor of 8: 1 is met, 2 twice as good as asked."""
+def score(bar: dict) -> float:
+    """Compute how far a bar is reached, clamped to a factor of 8: 1 meets it, 2 is twice as good."""
     sense, limit = bar["bar"].split()
-    found = bar[key] / float(limit) if sense == "≥" else float(limit) / max(bar[key], 1e-12)
+    found = bar["number"] / float(limit) if sense == "≥" else float(limit) / max(bar["number"], 1e-12)
     return min(max(found, 1 / 8), 8)
 
 
 def bars(results: dict) -> Figure:
-    """Draw every measured bar against what was asked."""
+    """Draw every measured bar relative to its limit."""
     measured = [bar for bar in results["bars"] if bar["number"] is not None]
     fig, ax = figure(8.6, 1.0 + 0.19 * len(measured))
     scores, at = [score(bar) for bar in measured], range(len(measured))
@@ -86,9 +86,6 @@ def bars(results: dict) -> Figure:
         where = [i for i in at if measured[i]["reached"] == reached]
         colour = KEY if reached else DIVERGED
         ax.scatter([scores[i] for i in where], where, marker=mark, s=26, color=colour, zorder=3, label=words)
-    alone = {i: score(bar, "alone") for i, bar in enumerate(measured) if bar["alone"]}
-    words = "with its products alone"
-    ax.scatter(list(alone.values()), list(alone), marker="|", s=60, color=MUTED, zorder=2, label=words)
     ax.axvline(1, color=INK, linewidth=0.9)
     ax.set_yticks(list(at), [f"{bar['what']}  {bar['bar']}" for bar in measured], fontsize=7)
     ax.set_ylim(len(measured) - 0.4, -0.6)
@@ -97,12 +94,12 @@ def bars(results: dict) -> Figure:
     ax.set_xticks([1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8], ["≤ ⅛", "¼", "½", "bar", "2×", "4×", "≥ 8×"])
     ax.grid(True, axis="x")
     ax.tick_params(axis="y", length=0, labelcolor=INK)
-    legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.04 if len(measured) < 20 else -0.02), ncols=3)
+    legend(ax, loc="upper left", bbox_to_anchor=(0.0, -0.04 if len(measured) < 20 else -0.02), ncols=2)
     return fig
 
 
 def note(fig: Figure, results: dict, *sweeps: str) -> None:
-    """Write where the numbers of some sweeps are from into the figure's corner."""
+    """Write the origin of some sweeps' numbers into the figure's corner."""
     h, found = results["hardware"], results["sweeps"]
     origins = dict.fromkeys(f"{found[s]['date']}, commit {found[s]['commit']}" for s in sweeps if s in found)
     words = " · ".join([h["cpu"], f"torch {h['torch']}", "one thread", *origins])
@@ -110,14 +107,14 @@ def note(fig: Figure, results: dict, *sweeps: str) -> None:
 
 
 def save(fig: Figure, path: Path) -> None:
-    """Write an SVG that is the same bytes for the same numbers."""
+    """Write an SVG deterministically: the same bytes for the same numbers."""
     words = {"svg.hashsalt": "titans_mini", "svg.fonttype": "none"}  # letters as text: as outlines they take 300 KB
     with matplotlib.rc_context({**style(), **words}):
         fig.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 def draw(results: dict) -> dict[str, Figure]:
-    """Draw all pictures of a results file, by the name of their file."""
+    """Draw all figures of a results file, by the name of their file."""
     figures = {"speed_T": over(results, "T", "T, tokens"), "speed_C": over(results, "C", "C, tokens in a chunk")}
     figures["speed_bars"] = bars(results)
     note(figures["speed_T"], results, "T")
@@ -127,7 +124,7 @@ def draw(results: dict) -> dict[str, Figure]:
 
 
 def main() -> None:
-    """Draw and save."""
+    """Draw and save all figures."""
     parser = argparse.ArgumentParser("python -m benchmarks.plots", description=__doc__)
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--to", type=Path, default=ROOT / "assets", help="folder of the pictures")

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import EVERY_CHUNK, LAYER, PEERS, PER_TOKEN, PRODUCTS_OF, SWEEPS
+from benchmarks.cases import EVERY_CHUNK, LAYER, PEERS, PER_TOKEN, SWEEPS, cases
 from benchmarks.memory import ROOT
 
 KEY = ("sweep", "provider", "net", "B", "H", "T", "D", "C", "depth", "pass")  # what makes a row the same row
 NOTES = f"""
-bars      number is ours. Ratios are within one sweep: one process, all providers in turn. `products alone` is the
-          number that ours would have if it took no longer than its own matrix products, done again one after the other
-          with all of their tensors in the cache: where that misses a bar, only fewer or faster products would reach it.
-          Chunk sizes are compared at the group size that is the faster one.
+bars      number is ours. Ratios are within one sweep: one process, all providers in turn. Chunk sizes are compared at
+          the group size that is the faster one.
 ratio     how many times longer than ours at the same sizes: than `chunked`, for whole layers than `{LAYER}`.
 ms        process time in one thread of the fastest round: what else runs on a machine only ever adds to it. The
           median over the rounds is beside it, and the spread, slowest over fastest. On a GPU: the median, of events.
@@ -57,6 +55,11 @@ def hardware(device: str) -> dict:
     return {"cpu": cpu, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
+def git(*words: str) -> str:
+    """Return the answer of git to a command, asked in this checkout."""
+    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def commit(*also: str) -> str:
     """Return the last commit that changed what is measured; a plus sign says that files were changed since.
 
@@ -64,11 +67,7 @@ def commit(*also: str) -> str:
     """
     if os.environ.get("TITANS_COMMIT"):
         return os.environ["TITANS_COMMIT"]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
-    code = ("--", ":(glob)titans_mini/*.py", ":(glob)benchmarks/*.py", *also)  # not the notebooks, pictures and results
+    code = ("--", ":(glob)titans_mini/**/*.py", ":(glob)benchmarks/*.py", *also)  # code only, no results
     try:
         return git("log", "-1", "--format=%h", *code) + ("+" if git("status", "--porcelain", *code) else "")
     except (OSError, subprocess.CalledProcessError):
@@ -107,7 +106,7 @@ def merge(old: dict, rows: list[dict]) -> list[dict]:
 
 
 def read(path: Path, device: str) -> dict:
-    """Read the results that a run goes on from; {} if there are none.
+    """Read the results that a run goes on from; {} if there are none. Rows that no sweep has any more are left out.
 
     Raises:
         ValueError: if they are from another machine, for ratios of two machines mean nothing.
@@ -117,7 +116,9 @@ def read(path: Path, device: str) -> dict:
     old, here = json.loads(path.read_text(encoding="utf-8")), hardware(device)
     if old["hardware"] != here:
         raise ValueError(f"{path}: got results of {old['hardware']}, expected {here}: give --json another file")
-    return old
+    every = (case.row() | {"pass": which} for s in SWEEPS for case in cases(s) for which in case.passes)
+    known = {tuple(row[key] for key in KEY) for row in every}
+    return old | {"rows": [row for row in old["rows"] if tuple(row[key] for key in KEY) in known]}
 
 
 def write(path: Path, results: dict) -> None:
@@ -160,11 +161,10 @@ def _bars(bars: list[dict]) -> str:
     """Lay the verdicts out, of the bars whose rows were measured."""
     measured = [bar for bar in bars if bar["number"] is not None]
     width = max((len(bar["what"]) for bar in measured), default=4)
-    lines = [f"{'what':{width}}  {'bar':>9}  {'number':>9}  {'products alone':>14}  reached"]
+    lines = [f"{'what':{width}}  {'bar':>9}  {'number':>9}  reached"]
     for bar in measured:
         reached = "yes" if bar["reached"] else "NO"
-        alone = _show(bar["alone"], ".3g")
-        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {bar['number']:>9.3g}  {alone:>14}  {reached}")
+        lines.append(f"{bar['what']:{width}}  {bar['bar']:>9}  {bar['number']:>9.3g}  {reached}")
     if len(measured) < len(bars):
         lines.append(f"and {len(bars) - len(measured)} bars whose rows are not in this file")
     return "\n".join(lines)
@@ -201,7 +201,7 @@ def _show(value: float | None, form: str, factor: float = 1) -> str:
 
 def _ratio(row: dict, rows: list[dict]) -> float | None:
     """Divide by the time of ours with the same network and sizes; attention is divided by a matrix memory's."""
-    ours = LAYER if row["provider"] in (*PEERS, LAYER, PRODUCTS_OF + LAYER) else "chunked"
+    ours = LAYER if row["provider"] in (*PEERS, LAYER) else "chunked"
     same = {"provider": ours, "net": row["net"] or "matrix"} | {key: row[key] for key in ("B", "H", "T", "D", "pass")}
     if row["C"]:
         same |= {"C": row["C"], "depth": row["depth"]}

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import replace
 
-from benchmarks.cases import PEERS, PRODUCTS_OF, Case, cases
+from benchmarks.cases import PEERS, Case, cases
 from benchmarks.flops import flops
 from benchmarks.memory import peak_apart
 from benchmarks.peers import titans_pytorch
-from benchmarks.products import Products
 from benchmarks.providers import Work, build, forget
 from benchmarks.timing import Times, measure
 
 
 def say(text: str) -> None:
-    """Tell how far we are, beside the table and not in it."""
+    """Print progress to stderr, apart from the table."""
     print(f"  … {text}", file=sys.stderr, flush=True)
 
 
 def installed(case: Case) -> bool:
-    """Whether a case's package is there."""
+    """Return whether a case's package is installed."""
     return case.provider not in PEERS or titans_pytorch() is not None
 
 
@@ -30,45 +28,38 @@ def time_sweep(sweep: str, scale: int, rounds: int, device: str) -> list[dict]:
 
     Args:
         sweep: one of SWEEPS.
-        scale: lengths are divided by it.
-        rounds: of every call, after a warm-up.
+        scale: divisor of all lengths.
+        rounds: timing rounds per call, after a warm-up.
         device: "cpu" or "cuda".
 
     Returns:
-        Its rows; those of a package that is not installed have no time.
+        The rows of the sweep; rows of a package that is not installed have no time.
     """
     every = cases(sweep, scale)
     calls = {}
     for case in filter(installed, every):
-        work = ready(case, device)
+        work = build(case, device)
         for which in case.passes:
             calls[case, which] = work.forward if which == "forward" else work.both
             check_finite(case, which, work)
     times = measure(calls, rounds, device, lambda text: say(f"sweep {sweep}: {text}"))
-    forget()  # the inputs, before the next sweep
+    forget()  # free the inputs before the next sweep
     times = {key: (t, t.median if device == "cuda" else t.fastest) for key, t in times.items()}
     yardstick = next(flops(case, "forward") / s for (case, _), (_, s) in times.items() if case.provider == "product")
     return [_row(case, which, times.get((case, which)), yardstick) for case in every for which in case.passes]
 
 
-def ready(case: Case, device: str) -> Work | Products:
-    """Make a case ready to run, or its products."""
-    if not case.provider.startswith(PRODUCTS_OF):
-        return build(case, device)
-    return Products(build(replace(case, provider=case.provider.removeprefix(PRODUCTS_OF)), device))
-
-
-def check_finite(case: Case, which: str, work: Work | Products) -> None:
-    """Refuse to time a memory that diverges: its NaN may be faster or slower than numbers."""
+def check_finite(case: Case, which: str, work: Work) -> None:
+    """Raise ValueError if a memory diverges: NaN may be faster or slower than numbers."""
     if which == "forward" and not math.isfinite(work.forward().sum().item()):
         raise ValueError(f"{case}: its output is not finite")
 
 
 def _row(case: Case, which: str, measured: tuple[Times, float] | None, yardstick: float) -> dict:
-    """Make a row of the results file; `yardstick` is the product's rate.
+    """Build a row of the results file; `yardstick` is the product's rate in operations per second.
 
-    On a CPU the seconds are those of the fastest round: what else runs on a machine only ever adds process time, by
-    sharing its caches and its clock. On a GPU they are the median.
+    On a CPU the seconds are those of the fastest round: other programs only ever add process time, by sharing caches
+    and clock. On a GPU they are the median.
     """
     work = flops(case, which)
     times, seconds = measured or (None, None)
@@ -79,10 +70,10 @@ def _row(case: Case, which: str, measured: tuple[Times, float] | None, yardstick
 
 
 def weigh_sweep(sweep: str, scale: int, device: str) -> list[dict]:
-    """Measure the peak memory of a sweep's cases, each in a process of its own: rows without times."""
+    """Measure the peak memory of a sweep's cases, each in its own process; return rows without times."""
     rows = []
     for case in filter(installed, cases(sweep, scale)):
-        if case.provider.startswith("product"):  # the yardstick, and products alone: they keep nothing
+        if case.provider == "product":  # the yardstick keeps nothing
             continue
         for which in case.passes if sweep == "main" else ("both",):  # elsewhere the larger of the two will do
             say(f"sweep {sweep}: memory of {case.provider} {case.net or ''} T {case.T} {which}")

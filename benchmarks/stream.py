@@ -1,6 +1,6 @@
 """A stream of a million bytes, token by token, through a memory of constant size: `python -m benchmarks.stream`.
 
-The bytes are Python's own source files. Each step writes what followed the byte before, and asks what will follow.
+The bytes are Python's own source files. Each step writes (previous byte, byte) as a pair, and queries the next byte.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from titans_mini.memory.gates import half_life_to_alpha
 
 TARGET = ROOT / "assets" / "results" / "stream_cpu.json"
 DIM, HEADS, CHUNK, HALF_LIFE, ETA = 64, 1, 16, 4096, 0.6
-WINDOW = 1000  # tokens over which the time of one is taken
-EARLY = 1000  # where the early state is kept
-PREFIX, SAME = 2048, 1e-5  # tokens whose answers must agree between call sizes, and how well
+WINDOW = 1000  # tokens per timing sample
+EARLY = 1000  # position of the early state
+PREFIX, SAME = 2048, 1e-5  # tokens whose answers must agree between call sizes, and the tolerance
 
 
 def standard_library(count: int) -> Tensor:
@@ -42,7 +42,7 @@ class Stream:
     """A text and a memory that reads it.
 
     Args:
-        text: (T,) bytes as numbers.
+        text: (T,) bytes as integers.
     """
 
     def __init__(self, text: Tensor) -> None:
@@ -50,11 +50,11 @@ class Stream:
         g = torch.Generator().manual_seed(0)
         self.table = F.normalize(torch.randn(256, HEADS, DIM, generator=g), dim=-1)  # a fixed random vector per byte
         self.net = MemoryNet(DIM, depth=1, residual=False, norm=False)
-        steps = (1 - ETA) / (2 * CHUNK)  # equal keys inside a chunk stay within what the loss allows
+        steps = (1 - ETA) / (2 * CHUNK)  # stable even if all keys of a chunk are equal
         self.gates = [float(half_life_to_alpha(HALF_LIFE)), ETA, steps]
 
     def call(self, state: MemoryState | None, begin: int, end: int) -> tuple[Tensor, MemoryState]:
-        """Read bytes begin … end − 1: k is the byte before, v the byte, and q the byte again, to ask what follows."""
+        """Read bytes begin … end − 1: k is the previous byte, v the byte, and q the byte again, to query the next."""
         now = self.table[self.text[begin:end]].transpose(0, 1)[None]  # (1, H, T, D)
         before = self.table[self.text[[max(begin - 1, 0), *range(begin, end - 1)]]].transpose(0, 1)[None]
         gates = [torch.full((1, HEADS, end - begin), gate) for gate in self.gates]
@@ -76,21 +76,21 @@ class Stream:
 
 
 def marks(count: int) -> list[int]:
-    """Space positions evenly on a log scale, three a decade, from 100 to `count`."""
+    """Return positions evenly spaced on a log scale, three per decade, from 100 to `count`."""
     found = [round(10 ** (i / 3)) for i in range(6, 60)]
     return [mark for mark in found if mark < count] + [count]
 
 
 def record(stream: Stream, size: int, keep: tuple[int, ...] = ()) -> tuple[list[dict], dict[int, MemoryState]]:
-    """Read the whole stream and write down what a token costs on the way.
+    """Read the whole stream and record the cost per token on the way.
 
     Args:
         stream: text and memory.
-        size: tokens in a call.
+        size: tokens per call.
         keep: positions, among the marks, whose states are returned.
 
     Returns:
-        One record a mark, and the states that were to be kept.
+        One record per mark, and the kept states by position.
     """
     records, kept, state, at = [], {}, None, 0
     for mark in marks(len(stream.text)):
@@ -111,7 +111,7 @@ def record(stream: Stream, size: int, keep: tuple[int, ...] = ()) -> tuple[list[
 def compare_steps(stream: Stream, early: tuple[int, MemoryState], late: tuple[int, MemoryState], rounds: int) -> dict:
     """Time decoding steps from two states in turn, the same bytes for both; medians of process time.
 
-    A sample is a whole chunk of steps, so that both pass one end of a chunk wherever they stand in theirs.
+    A sample is a whole chunk of steps, so that both cross one chunk boundary, whatever their positions.
     """
     seconds = {at: [] for at, _ in (early, late)}
     for i in range(rounds + 1):

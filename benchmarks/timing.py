@@ -1,4 +1,4 @@
-"""Time that repeats: process time of one thread on a CPU, events on a GPU, all providers in turn, round by round."""
+"""Reproducible timing: process time of one thread on a CPU, events on a GPU, all providers in turn, by rounds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-SAMPLE = 0.02  # seconds; what is quicker is repeated until it takes this long
+SAMPLE = 0.02  # seconds; quicker calls are repeated until they take this long
 
 
 class Times(NamedTuple):
-    """Seconds of one call, over the rounds."""
+    """Seconds per call, over the rounds."""
 
     median: float
     fastest: float
@@ -23,7 +23,7 @@ class Times(NamedTuple):
 
 
 def clock(call: Callable[[], object], number: int, device: str) -> float:
-    """Time `number` calls: seconds of one."""
+    """Time `number` calls; return the seconds per call."""
     if device == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -32,7 +32,7 @@ def clock(call: Callable[[], object], number: int, device: str) -> float:
         end.record()
         end.synchronize()
         return begin.elapsed_time(end) / 1000 / number
-    begin = time.process_time()  # not wall time: what others do on this machine is not ours
+    begin = time.process_time()  # not wall time, which includes other programs on this machine
     for _ in range(number):
         call()
     return (time.process_time() - begin) / number
@@ -44,18 +44,18 @@ def measure(
     """Time every call in every round, one after another: a slow moment of the machine hits all of them alike.
 
     On a CPU, calls that fill a sample by themselves run twice in a row, and the faster one counts: the first may have
-    to fetch anew, page by page, what the C library gave back to the system after another call.
+    to page in again the memory that the C library returned to the system after another call.
 
     Args:
-        calls: what to time.
-        rounds: how often, after one round of warm-up that also finds how many calls fill a sample.
+        calls: the calls by name.
+        rounds: timing rounds, after a warm-up that also determines how many calls fill a sample.
         device: "cpu" or "cuda".
-        say: told which round begins.
+        say: callback for progress messages.
     """
     number = {}
     say(f"warm-up of {len(calls)} calls")
     for name, call in calls.items():
-        first = clock(call, 1, device)  # pays for what is loaded or compiled on first use
+        first = clock(call, 1, device)  # includes loading and compiling on first use
         once = clock(call, 1, device) if first < 10 * SAMPLE else first
         number[name] = min(200, max(1, math.ceil(SAMPLE / max(once, 1e-7))))
     seconds = {name: [] for name in calls}

@@ -1,11 +1,11 @@
-"""The gates of every chunk multiplied up by a small kernel, and its derivative.
+"""Products of the gates of every chunk, computed by a small kernel, and their derivative.
 
-The numbers of `gates.coefficients`, by the same recurrence, row from row, in float64 and rounded when a row is stored:
-exact for gates of 0 and 1, without logarithm or division. Why not inside the kernels that use them: 1 − α in float32
-is 3 % off at a half-life of a million tokens, and a matrix product wants all rows at once. They take 4C bytes a token,
-and only within a span.
+The same numbers as `gates.coefficients`, by the same row-by-row recurrence, in float64 and rounded when a row is
+stored: exact for gates of 0 and 1, without logarithm or division. The kernels that use them do not compute them,
+because 1 − α in float32 is 3 % off at a half-life of a million tokens, and a matrix product needs all rows at once.
+They take 4C bytes per token, and only within a span.
 
-Rows of tokens beyond the sequence's end repeat the last real one. So the last row is always the end of the chunk.
+Rows beyond the sequence's end repeat the last real one, so the last row is always the end of the chunk.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from titans_mini.kernels import launch
 
-BLOCK = 256  # entries of a row, over all chunks of one program
+BLOCK = 256  # row entries per program, over all its chunks
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of all chunks of X sequences (times layers); nc chunks of C tokens, rows after each token."""
+    """Coefficients of all chunks of X sequences (times layers); nc chunks of C tokens, one row after each token."""
 
     G: Tensor  # (X, nc, C, C)
     b: Tensor  # (X, nc, C), f likewise
@@ -33,15 +33,15 @@ class Coefficients(NamedTuple):
 
 
 class CoefficientGrads(NamedTuple):
-    """Gradients at them: at the rows that the reads used, at those of the online rule, and at the end of the chunk.
+    """Gradients of the coefficients: of the rows in reads, of the rows in the online rule, and of the chunk's end.
 
     Rows used "before" the write belong to the token before: row t of the gradients is row t − 1 of the coefficients.
     """
 
-    G: Tensor  # (X, nc, C, C), at the rows of the reads, after the write or before
+    G: Tensor  # (X, nc, C, C), rows used by the reads, after the write or before
     b: Tensor  # (X, nc, C), f likewise
     f: Tensor
-    G_before: Tensor  # the same for the rows that the online rule used, before the write; else of no meaning
+    G_before: Tensor  # rows used by the online rule, before the write; otherwise unused
     b_before: Tensor
     f_before: Tensor
     G_end: Tensor  # (X, nc, C), n_end likewise
@@ -50,14 +50,14 @@ class CoefficientGrads(NamedTuple):
 
 
 def empty_grads(c: Coefficients, online: bool) -> CoefficientGrads:
-    """Make room for the gradients at coefficients.
+    """Allocate the gradients of coefficients.
 
     Args:
         c: the coefficients.
-        online: whether there are rows of the online rule.
+        online: whether the online rule uses rows too.
 
     Returns:
-        Tensors without content.
+        Uninitialised tensors.
     """
     G, b, f = (torch.empty_like(x) for x in c[:3])
     before = [torch.empty_like(x) for x in (G, b, f)] if online else (G, b, f)
@@ -66,11 +66,11 @@ def empty_grads(c: Coefficients, online: bool) -> CoefficientGrads:
 
 
 @triton.jit
-def _at(gates, x, chunk, t, T, stride, live, C: tl.constexpr):
-    """Load the gates of token t of some chunks in float64, and tell which of these tokens exist."""
+def _load_gate(gates, x, chunk, t, T, stride, live, C: tl.constexpr):
+    """Load a gate of token t of some chunks in float64, and the mask of the tokens that exist."""
     token = chunk * C + t
-    there = live & (token < T)
-    return tl.load(gates + x * stride + token, mask=there, other=0.0).to(tl.float64), there
+    valid = live & (token < T)
+    return tl.load(gates + x * stride + token, mask=valid, other=0.0).to(tl.float64), valid
 
 
 @triton.jit
@@ -78,7 +78,7 @@ def fill_rows(
     alpha, eta, G, b, f, n, m, X, T, nc, alpha_stride, eta_stride, out_stride,
     C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, KEEP_N: tl.constexpr,
 ):  # fmt: skip
-    """n_t = η_t n_{t−1} + e_t,  G_t = (1−α_t) G_{t−1} + n_t, and b, f, m: a few chunks of one sequence."""
+    """Compute n_t = η_t n_{t−1} + e_t,  G_t = (1−α_t) G_{t−1} + n_t, and b, f, m, for a block of chunks."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # (BLOCK,) chunks of all sequences
     x, chunk, live = place // nc, place % nc, place < X * nc
     j = tl.arange(0, BC)
@@ -89,15 +89,15 @@ def fill_rows(
     f_t = tl.zeros([BLOCK], tl.float64)
     inside = live[:, None] & (j < C)[None, :]
     for t in range(C):
-        a, there = _at(alpha, x, chunk, t, T, alpha_stride, live, C)
-        e, there = _at(eta, x, chunk, t, T, eta_stride, live, C)
+        a, valid = _load_gate(alpha, x, chunk, t, T, alpha_stride, live, C)
+        e, valid = _load_gate(eta, x, chunk, t, T, eta_stride, live, C)
         keep = 1.0 - a  # 1 beyond the end, where α = 0 was loaded
-        carry = tl.where(there, e, 1.0)
-        n_row = carry[:, None] * n_row + tl.where(there[:, None] & (j == t)[None, :], 1.0, 0.0)
-        G_row = keep[:, None] * G_row + tl.where(there[:, None], n_row, 0.0)
+        carry = tl.where(valid, e, 1.0)
+        n_row = carry[:, None] * n_row + tl.where(valid[:, None] & (j == t)[None, :], 1.0, 0.0)
+        G_row = keep[:, None] * G_row + tl.where(valid[:, None], n_row, 0.0)
         m_t = carry * m_t
         b_t = keep * b_t
-        f_t = keep * f_t + tl.where(there, m_t, 0.0)
+        f_t = keep * f_t + tl.where(valid, m_t, 0.0)
         row = place * C + t
         tl.store(G + row[:, None] * C + j[None, :], G_row.to(tl.float32), mask=inside)
         tl.store(b + row, b_t.to(tl.float32), mask=live)
@@ -111,13 +111,13 @@ def fill_rows(
 
 
 def multiply_up(alpha: Tensor, eta: Tensor, C: int, keep_n: bool = False) -> Coefficients:
-    """Multiply the gates of all chunks up.
+    """Compute the coefficients of all chunks from their gates.
 
     Args:
         alpha: (X, T) forget gates, float32; the last stride is 1.
         eta: (X, T) momentum gates, likewise.
         C: chunk size.
-        keep_n: whether all rows of n and m are wanted, as by the derivative; otherwise the last ones.
+        keep_n: whether to keep all rows of n and m, as the derivative needs; otherwise only the last.
 
     Returns:
         Coefficients of chunks(T, C) chunks, float32.
@@ -127,12 +127,12 @@ def multiply_up(alpha: Tensor, eta: Tensor, C: int, keep_n: bool = False) -> Coe
     rows = C if keep_n else 1
     sizes = ((X, nc, C, C), (X, nc, C), (X, nc, C), (X, nc, rows, C), (X, nc, rows))
     out = Coefficients(*(torch.empty(size, dtype=torch.float32, device=alpha.device) for size in sizes))
-    _start(fill_rows, C, (alpha, eta, *out), X, T, KEEP_N=keep_n)
+    _launch(fill_rows, C, (alpha, eta, *out), X, T, KEEP_N=keep_n)
     return out
 
 
-def _start(kernel: triton.JITFunction, C: int, tensors: tuple[Tensor, ...], X: int, T: int, **constants: int) -> None:
-    """Start one of the two kernels over all chunks of X sequences."""
+def _launch(kernel: triton.JITFunction, C: int, tensors: tuple[Tensor, ...], X: int, T: int, **constants: int) -> None:
+    """Launch one of the two kernels over all chunks of X sequences."""
     nc, BC = launch.chunks(T, C), launch.tile(C)
     block = max(1, BLOCK // BC)
     numbers = X, T, nc, *(x.stride(0) for x in (*tensors[:2], tensors[-1]))
@@ -146,7 +146,7 @@ def fill_rows_backward(
     d_alpha, d_eta, X, T, nc, alpha_stride, eta_stride, out_stride,
     C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, SHIFT: tl.constexpr, ONLINE: tl.constexpr,
 ):  # fmt: skip
-    """The rows in reverse: R and N gather the gradients at G_t and n_t, and reach the row before through the gates."""
+    """Reverse the recurrence: R and N accumulate the gradients of G_t and n_t; the gates carry them to row t − 1."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x, chunk, live = place // nc, place % nc, place < X * nc
     j = tl.arange(0, BC)
@@ -168,10 +168,10 @@ def fill_rows_backward(
             R += tl.load(dG_before + (row + 1)[:, None] * C + j[None, :], mask=inside & below, other=0.0)
             R_b += tl.load(db_before + row + 1, mask=live & below, other=0.0)
             R_f += tl.load(df_before + row + 1, mask=live & below, other=0.0)
-        a, there = _at(alpha, x, chunk, t, T, alpha_stride, live, C)
-        e, there = _at(eta, x, chunk, t, T, eta_stride, live, C)
-        N += tl.where(there[:, None], R, 0.0)
-        N_m += tl.where(there, R_f, 0.0)
+        a, valid = _load_gate(alpha, x, chunk, t, T, alpha_stride, live, C)
+        e, valid = _load_gate(eta, x, chunk, t, T, eta_stride, live, C)
+        N += tl.where(valid[:, None], R, 0.0)
+        N_m += tl.where(valid, R_f, 0.0)
         earlier, first = live & (t > 0), tl.where(live & (t == 0), 1.0, 0.0)  # before the first row: b = m = 1
         G_before = tl.load(G + (row - 1)[:, None] * C + j[None, :], mask=inside & (t > 0), other=0.0)
         n_before = tl.load(n + (row - 1)[:, None] * C + j[None, :], mask=inside & (t > 0), other=0.0)
@@ -181,9 +181,9 @@ def fill_rows_backward(
         d_keep = tl.sum(R * G_before, 1) + R_b * b_before + R_f * f_before
         d_carry = tl.sum(N * n_before, 1) + N_m * m_before
         token = chunk * C + t
-        tl.store(d_alpha + x * out_stride + token, -d_keep, mask=there)
-        tl.store(d_eta + x * out_stride + token, d_carry, mask=there)
-        keep, carry = (1.0 - a).to(tl.float32), tl.where(there, e, 1.0).to(tl.float32)
+        tl.store(d_alpha + x * out_stride + token, -d_keep, mask=valid)
+        tl.store(d_eta + x * out_stride + token, d_carry, mask=valid)
+        keep, carry = (1.0 - a).to(tl.float32), tl.where(valid, e, 1.0).to(tl.float32)
         R *= keep[:, None]
         R_b *= keep
         R_f *= keep
@@ -200,15 +200,15 @@ def multiply_up_backward(
     shift: int,
     online: bool = False,
 ) -> None:
-    """Differentiate `multiply_up`.
+    """Backpropagate through `multiply_up`, into `out`.
 
     Args:
         alpha: (X, T) forget gates.
         eta: (X, T) momentum gates.
         c: their coefficients, all rows of n kept.
-        grads: the gradients at them.
-        out: where the gradients at alpha and eta go, (X, T) float32 each, the last stride 1.
-        shift: 0 where the rows were read after the write, 1 where before.
-        online: whether there are rows of the online rule.
+        grads: the gradients of the coefficients.
+        out: buffers for the gradients of alpha and eta, (X, T) float32 each, the last stride 1.
+        shift: 0 if the reads come after the write, 1 if before.
+        online: whether the online rule used rows too.
     """
-    _start(fill_rows_backward, c.b.shape[2], (alpha, eta, *c, *grads, *out), *alpha.shape, SHIFT=shift, ONLINE=online)
+    _launch(fill_rows_backward, c.b.shape[2], (alpha, eta, *c, *grads, *out), *alpha.shape, SHIFT=shift, ONLINE=online)

@@ -1,8 +1,8 @@
-"""The part of Triton that notebook 13 uses, in plain Python: for machines that Triton does not come to.
+"""The part of Triton that notebook 13 uses, in plain Python, for machines without Triton.
 
-A kernel is called once for each program; a pointer is a tensor's memory and a block of places in it. Nothing here is
-fast, and nothing is checked that Triton's own interpreter lets pass, except places outside a tensor's memory.
-`titans_mini.kernels.interpret` picks Triton where it is installed; the tests hold both to the same numbers.
+A kernel is called once per program; a pointer is a tensor's memory and a block of places in it. Nothing here is fast,
+and it checks no more than Triton's own interpreter, except for places outside a tensor's memory.
+`titans_mini.kernels.interpret` uses Triton where it is installed; the tests compare the results of both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _program = (0, 0, 0)
 
 
 class Pointer:
-    """A block of places in a tensor's memory, as `x + offsets` makes them."""
+    """A block of places in a tensor's memory, the result of `x + offsets`."""
 
     def __init__(self, memory: Tensor, places: Any):
         self.memory, self.places = memory, places  # the whole storage, flat; int or integer tensor
@@ -34,7 +34,7 @@ class Pointer:
         return Pointer(self.memory, self.places - offsets)
 
     def inside(self, mask: Any) -> tuple[Tensor, Tensor]:
-        """Return places and mask of one shape; say so where a place lies outside."""
+        """Broadcast places and mask to one shape; raise if a place lies outside the memory."""
         places = torch.as_tensor(self.places)
         places, there = torch.broadcast_tensors(places, torch.as_tensor(True if mask is None else mask))
         wrong = there & ((places < 0) | (places >= len(self.memory)))
@@ -46,26 +46,26 @@ class Pointer:
         return places, there
 
     def tell(self, what: str, places: Tensor, there: Tensor) -> None:
-        """Let the listeners know which addresses are moved."""
+        """Report the addresses of a load or store to the listeners."""
         size = self.memory.element_size()
         for listener in listeners:
             listener(what, (self.memory.data_ptr() + size * places).numpy(), there.numpy(), size)
 
 
 def program_id(axis: int) -> int:
-    """Return which program this is."""
+    """Return the index of this program along an axis."""
     return _program[axis]
 
 
 def load(pointer: Pointer, mask: Any = None, other: Any = 0.0) -> Tensor:
-    """Bring a block of numbers; where the mask is False, `other`."""
+    """Load a block of numbers; `other` where the mask is False."""
     places, there = pointer.inside(mask)
     pointer.tell("load", places, there)
     return torch.where(there, pointer.memory[torch.where(there, places, 0)], torch.as_tensor(other).to(pointer.memory))
 
 
 def store(pointer: Pointer, value: Any, mask: Any = None) -> None:
-    """Write a block of numbers where the mask is True."""
+    """Store a block of numbers where the mask is True."""
     value = torch.as_tensor(value).to(pointer.memory.dtype)
     shape = torch.broadcast_shapes(torch.as_tensor(pointer.places).shape, value.shape)
     places, there = pointer.inside(mask)
@@ -75,7 +75,7 @@ def store(pointer: Pointer, value: Any, mask: Any = None) -> None:
 
 
 def dot(a: Tensor, b: Tensor, acc: Tensor | None = None, input_precision: str | None = None) -> Tensor:
-    """Multiply two blocks, summing in float32."""
+    """Multiply two blocks, accumulating in float32."""
     for listener in listeners:
         listener("dot", tuple(a.shape), tuple(b.shape))
     product = a.float() @ b.float()
@@ -91,13 +91,13 @@ def _where(condition: Any, a: Any, b: Any) -> Tensor:
 
 
 class Kernel:
-    """A function under `triton.jit`: called as it is inside another kernel, or started as kernel[grid](…)."""
+    """A function under `triton.jit`: called directly inside another kernel, or launched as kernel[grid](…)."""
 
     def __init__(self, fn: Callable):
         self.fn = fn
 
     def __call__(self, *args: Any, **sizes: Any) -> Any:
-        """Run it as a part of another kernel."""
+        """Run as part of another kernel."""
         return self.fn(*args, **sizes)
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable:

@@ -1,6 +1,6 @@
-"""Kernels on a CPU, to learn from: Triton's interpreter where there is one, else a stand-in; and what they move.
+"""Kernels on a CPU, for teaching: Triton's interpreter or a stand-in, and a tape of the memory traffic.
 
-TRITON_INTERPRET=1 has to be in the environment before anything loads triton, and with it this module.
+TRITON_INTERPRET=1 has to be set before anything imports triton, and so before this module.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from titans_mini.kernels import emulator, versions
 
 
 def find(allow_triton: bool = True) -> SimpleNamespace:
-    """Find what can run a kernel on this machine's CPU.
+    """Return an interpreter of kernels for this machine's CPU.
 
     Args:
-        allow_triton: False for the stand-in.
+        allow_triton: False selects the stand-in.
 
     Returns:
-        `triton` and `tl`, modules or what stands in for them; `real`, whether it is Triton; `name`, in words.
+        `triton` and `tl`, modules or stand-ins; `real`, whether it is Triton; `name`, a description.
     """
-    why = _missing() if allow_triton else "the stand-in was asked for"
+    why = _unavailable_reason() if allow_triton else "the stand-in was asked for"
     if why:
-        name = f"a stand-in of {_lines()} lines ({why}); same results, same counts"
+        name = f"a stand-in of {_count_lines()} lines ({why}); same results, same counts"
         return SimpleNamespace(triton=emulator.triton, tl=emulator.tl, real=False, name=name)
     import triton
 
@@ -39,8 +39,8 @@ def find(allow_triton: bool = True) -> SimpleNamespace:
     return SimpleNamespace(triton=triton, tl=triton.language, real=True, name=name)
 
 
-def _missing() -> str | None:
-    """Say what keeps Triton's interpreter from running here."""
+def _unavailable_reason() -> str | None:
+    """Return the reason why Triton's interpreter cannot run here, or None."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed: it comes to Linux, by pip install triton"
     if os.environ.get("TRITON_INTERPRET") != "1":
@@ -55,7 +55,7 @@ def _missing() -> str | None:
     return None
 
 
-def _lines() -> int:
+def _count_lines() -> int:
     with open(emulator.__file__, encoding="utf-8") as file:
         return sum(1 for _ in file)
 
@@ -64,33 +64,33 @@ HERE = find()
 tl, triton = HERE.tl, HERE.triton
 
 
-# -- what a kernel moves ---------------------------------------------------------------------------------------------
+# -- memory traffic --------------------------------------------------------------------------------------------------
 
 
 class Event(NamedTuple):
     """One load, store or product of one program."""
 
     what: str  # "load", "store" or "dot"
-    program: int  # counted from 0, in the order they ran
+    program: int  # index from 0, in the order of execution
     name: str  # of the tensor; of a product, its shapes
-    places: np.ndarray  # flat places in that tensor; of a product, its shape
+    places: np.ndarray  # flat indices into that tensor; of a product, its shape
     bytes: int
 
 
 @dataclass
 class Tape:
-    """All that kernels moved while it ran, in order."""
+    """The recorded loads, stores and products of kernels, in order."""
 
     names: dict[str, Tensor]
     events: list[Event] = field(default_factory=list)
     programs: list[tuple] = field(default_factory=list)
 
     def bytes(self, what: str | None = None, name: str | None = None) -> int:
-        """Count bytes: of loads, of stores or of both, of one tensor or of all."""
+        """Return the bytes of loads, stores or both, of one tensor or all."""
         return sum(e.bytes for e in self.events if what in (None, e.what) and name in (None, e.name))
 
     def listen(self, program: tuple, what: str, *about: Any) -> None:
-        """Write one event down."""
+        """Append one event."""
         if not self.programs or self.programs[-1] != program:
             self.programs.append(program)
         number = len(self.programs) - 1
@@ -115,14 +115,17 @@ class Tape:
 
 @contextlib.contextmanager
 def recording(machine: SimpleNamespace | None = None, **tensors: Tensor) -> Iterator[Tape]:
-    """Record what kernels load, store and multiply.
+    """Record the loads, stores and products of kernels.
 
     Args:
-        machine: what runs them; by default what this machine has.
-        tensors: those to tell apart, contiguous.
+        machine: the interpreter that runs them; default `HERE`.
+        tensors: contiguous tensors, by the names used on the tape.
 
     Yields:
         A Tape that fills while kernels run.
+
+    Raises:
+        ValueError: if a tensor is not contiguous.
     """
     strided = [name for name, x in tensors.items() if not x.is_contiguous()]
     if strided:
@@ -146,7 +149,7 @@ def _listening(tape: Tape) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _patched(tape: Tape) -> Iterator[None]:
-    """Listen to Triton's interpreter at the three places where numbers move or multiply."""
+    """Patch load, store and dot of Triton's interpreter to record events."""
     from triton.runtime.interpreter import interpreter_builder as builder
 
     def load(pointers: Any, mask: Any, *rest: Any) -> Any:
@@ -173,21 +176,21 @@ def _patched(tape: Tape) -> Iterator[None]:
 
 
 def machine_for(fn: FunctionType) -> SimpleNamespace:
-    """Pick what runs a plain function: Triton refuses *args and names of an enclosing function, we do not."""
+    """Select the interpreter for a plain function: Triton refuses *args and closures, the stand-in does not."""
     return find(allow_triton=False) if fn.__closure__ or inspect.getfullargspec(fn).varargs else HERE
 
 
 def start(fn: FunctionType, grid: tuple[int, ...], *args: Any, machine: SimpleNamespace | None = None) -> None:
-    """Run a plain function as a kernel: what it calls `tl` is the language of the machine that runs it.
+    """Run a plain function as a kernel, with its name `tl` bound to the interpreter's language.
 
     Args:
         fn: a kernel without its decorator.
         grid: programs along each axis.
         args: tensors and numbers, in the kernel's order.
-        machine: what runs it; by default `machine_for(fn)`.
+        machine: the interpreter; default `machine_for(fn)`.
 
     Raises:
-        Exception: what the kernel raises, as it is.
+        Exception: any exception of the kernel, unwrapped.
     """
     machine = machine or machine_for(fn)
     copy = FunctionType(fn.__code__, {**fn.__globals__, "tl": machine.tl}, fn.__name__, fn.__defaults__, fn.__closure__)
@@ -197,5 +200,5 @@ def start(fn: FunctionType, grid: tuple[int, ...], *args: Any, machine: SimpleNa
         machine.triton.jit(copy)[grid](*args)
     except Exception as error:
         if type(error).__name__ == "InterpreterError" and error.__cause__ is not None:
-            raise error.__cause__ from None  # Triton wraps what the kernel raised
+            raise error.__cause__ from None  # Triton wraps the kernel's exception
         raise

@@ -1,12 +1,12 @@
-"""What every kernel shares: what a device can do, types and precision, sizes of tiles, spans, and the launch itself.
+"""Shared by all kernels: device support, dtypes and precision, tile sizes, spans, and the launch itself.
 
 Policy, the same for all kernels:
   states      float32 in registers from the first token to the last; copies that only feed products are operands
-  operands    q, k, v as they come: float32, bfloat16 or float16; so are the copies of states and errors in memory
-  gates       float32 in and out; multiplied up in float64, see `coefficients`
+  operands    q, k, v in their own dtype: float32, bfloat16 or float16; so are the copies of states and errors in memory
+  gates       float32 in and out; multiplied in float64, see `coefficients`
   sums        float32 always; products of float32 follow torch.get_float32_matmul_precision()
-  tiles       powers of two, at least 16; what lies beyond T, C or D is masked
-  addresses   int64 as soon as a batch or a sequence is multiplied in
+  tiles       powers of two, at least 16; entries beyond T, C or D are masked
+  addresses   int64 in every product with a batch, head or token index
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from titans_mini.kernels import versions
 
 OPERANDS = (torch.float32, torch.bfloat16, torch.float16)
 OLDEST = (8, 0)  # compute capability: Ampere, the first with bfloat16
-# "highest" by three TF32 products, which is float32 but for its last bits: Triton's "ieee" leaves the tensor cores and
-# spills 20 to 50 KB of registers in these kernels
+# "highest" uses three TF32 products, equal to float32 up to the last bits: Triton's "ieee" bypasses the tensor cores
+# and spills 20 to 50 KB of registers in these kernels
 PRECISION = {"highest": "tf32x3", "high": "tf32", "medium": "tf32"}
 BUFFER = 256 * 2**20  # bytes that the buffers of one span may take
 NO_WGMMA = "DISABLE_MMA_V3"
 LEAST = 16  # the smallest side of a matrix product
-_lock, _inside, _before = Lock(), [], []  # of `without_wgmma`: who is in it, and what the environment said before
+_lock, _active, _saved = Lock(), [], []  # `without_wgmma`: one entry per open context, and the variable's old value
 
 
 def interpreted() -> bool:
-    """Tell whether Triton's interpreter runs the kernels, on a CPU and slowly."""
+    """Return whether Triton's interpreter runs the kernels, on a CPU and slowly."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def missing(device: torch.device) -> str | None:
-    """Say what a device lacks for the kernels; None if nothing.
+    """Return the reason why a device cannot run the kernels, or None.
 
     Args:
-        device: where the tensors are.
+        device: device of the tensors.
 
     Returns:
-        One sentence.
+        One sentence, or None.
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton, on Linux with an NVIDIA GPU)"
@@ -68,38 +68,38 @@ def missing(device: torch.device) -> str | None:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Choose how products are computed: Triton's `input_precision`.
+    """Return Triton's `input_precision` for products.
 
     Args:
-        dtype: of the operands.
+        dtype: dtype of the operands.
 
     Returns:
-        For float32 what torch.set_float32_matmul_precision asked for. Products of half precision are exact anyway; of
-        the few products of float32 beside them, "tf32" is precise enough.
+        For float32 operands the setting of torch.set_float32_matmul_precision. Half-precision products are exact
+        anyway; for the few float32 products beside them "tf32" is precise enough.
     """
     return PRECISION[torch.get_float32_matmul_precision()] if dtype == torch.float32 else "tf32"
 
 
 def tile(size: int) -> int:
-    """Round a size up to a power of two that a matrix product can have."""
+    """Round a size up to a power of two that a matrix product supports."""
     return max(LEAST, 1 << (size - 1).bit_length())
 
 
 def chunks(T: int, C: int) -> int:
-    """Count the chunks of a sequence, the last one perhaps shorter."""
+    """Return the number of chunks of a sequence, counting a shorter last one."""
     return -(-T // C)
 
 
 def spans(T: int, C: int, bytes_per_chunk: int, group: int | None = None) -> list[tuple[int, int]]:
-    """Cut a sequence into spans of whole chunks whose buffers fit into BUFFER.
+    """Split a sequence into spans of whole chunks whose buffers fit into BUFFER.
 
-    Between spans only a state is kept, for the backward pass; inside, only the states go from chunk to chunk.
+    One state per span is kept for the backward pass; within a span only the states are sequential.
 
     Args:
         T: tokens.
         C: chunk size.
-        bytes_per_chunk: what one chunk of all sequences takes in buffers.
-        group: chunks of a span, where the caller wants it so.
+        bytes_per_chunk: size of the buffers for one chunk of all sequences.
+        group: chunks per span; default as many as fit.
 
     Returns:
         (first token, end) of every span; every end but the last is a multiple of C.
@@ -109,13 +109,13 @@ def spans(T: int, C: int, bytes_per_chunk: int, group: int | None = None) -> lis
 
 
 def same_layout(*x: Tensor) -> list[Tensor]:
-    """Give tensors (B, H, T, D) one set of strides, the last of them 1; copies only what has others.
+    """Return tensors (B, H, T, D) with equal strides, the last of them 1; copies only if they differ.
 
     Args:
         x: tensors of one shape.
 
     Returns:
-        The same numbers; `torch.empty_like` of one of them has the same strides again.
+        The same values; `torch.empty_like` of one of them has the same strides.
     """
     first = x[0].stride()
     kept = x[0].is_contiguous() or torch.empty_like(x[0], device="meta").stride() == first  # not if expanded or sliced
@@ -127,7 +127,7 @@ def same_layout(*x: Tensor) -> list[Tensor]:
 def launch(
     kernel: Any, grid: tuple[int, ...], *args: Any, num_warps: int = 4, num_stages: int = 2, **sizes: Any
 ) -> None:
-    """Start a kernel.
+    """Launch a kernel.
 
     Args:
         kernel: a function under `triton.jit`.
@@ -145,36 +145,36 @@ def launch(
 
 @contextmanager
 def without_wgmma() -> Iterator[None]:
-    """Let Triton compile products for Hopper as for Ampere, with `mma`, while this lasts.
+    """Make Triton compile products for Hopper as for Ampere, with `mma`, in this context.
 
-    With `wgmma`, Triton 3.6 and 3.7 now and then read shared memory beyond its end: on an H200 the kernels of two
-    layers ended in an illegal memory access (triton-lang/triton#11366 is the same with few lines).
+    With `wgmma`, Triton 3.6 and 3.7 sometimes read shared memory out of bounds: on an H200 the two-layer kernels
+    ended in an illegal memory access (triton-lang/triton#11366 reproduces it in a few lines).
     """
-    with _lock:  # autograd starts kernels from threads of its own; the last one to leave puts things back
-        if not _inside:
-            _before.append(os.environ.get(NO_WGMMA))
-            os.environ[NO_WGMMA] = "1"  # the compiler asks the environment; it is part of the key of what is compiled
-        _inside.append(None)
+    with _lock:  # autograd launches kernels from its own threads; the last one to leave restores the variable
+        if not _active:
+            _saved.append(os.environ.get(NO_WGMMA))
+            os.environ[NO_WGMMA] = "1"  # read by the compiler, and part of its cache key
+        _active.append(None)
     try:
         yield
     finally:
         with _lock:
-            _inside.pop()
-            if not _inside and (before := _before.pop()) is None:
+            _active.pop()
+            if not _active and (before := _saved.pop()) is None:
                 del os.environ[NO_WGMMA]
-            elif not _inside:
+            elif not _active:
                 os.environ[NO_WGMMA] = before
 
 
 def first_order(gradients: Sequence[Tensor], *depend_on: Tensor) -> list[Tensor]:
-    """Let gradients refuse to be differentiated: without it some paths would say 0, or nothing.
+    """Make gradients raise when differentiated: otherwise some second derivatives would silently be 0 or None.
 
     Args:
-        gradients: what a backward pass by kernels found.
-        depend_on: everything it was found from.
+        gradients: results of a backward pass by kernels.
+        depend_on: all tensors that they were computed from.
 
     Returns:
-        The same numbers; differentiating them raises RuntimeError.
+        The same values; differentiating them raises RuntimeError.
     """
     return list(_FirstOrder.apply(len(gradients), *gradients, *depend_on))
 

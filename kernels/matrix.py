@@ -1,6 +1,6 @@
-"""A memory that is a matrix, by kernels, for a whole sequence: span after span forward, and back again.
+"""A memory that is a matrix, run by kernels over a whole sequence, one span after another.
 
-Only the state at the start of each span is kept for the backward pass, which runs a span forward once more.
+Only the state at the start of each span is kept for the backward pass, which recomputes the span.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_D, LARGEST_C = 128, 64
 
 
 def unsupported_reason(net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> str | None:
-    """Say why these kernels cannot run a memory of depth 1; None if they can."""
+    """Return the reason why these kernels cannot run a memory of depth 1, or None."""
     if net.norm:
         return "the kernels of depth 1 are for a matrix, and this memory has a norm behind it"
     if net.dim > LARGEST_D:
@@ -37,7 +37,7 @@ def run(
     B, H, T, _ = v.shape
     gates = [x.flatten(0, 1).squeeze(-1).contiguous() for x in (alpha, eta, theta)]  # (N, T)
     M, S = (x[0].flatten(0, 1).contiguous() for x in (state.weights, state.momentum))  # (N, D, D)
-    if job.net.residual:  # ‖k + k M − v‖² is the loss of a plain matrix whose values are v − k
+    if job.net.residual:  # ‖k + k M − v‖² is the loss of a plain matrix with values v − k
         v = v - k
     y, *ends = _Matrix.apply(job, *launch.same_layout(q, k, v), *gates, M, S)
     if job.net.residual:
@@ -47,7 +47,7 @@ def run(
 
 
 def _spans(job: Job, tensors: Sequence[Tensor], backwards: bool = False) -> list[tuple[Any, ...]]:
-    """Cut a sequence into spans: what `Span` is made of, in order."""
+    """Split a sequence into spans: the arguments of every `Span`, in order."""
     B, H, T, D = tensors[0].shape
     C = chunk_size(job, T)
     cuts = launch.spans(T, C, bytes_per_chunk(job, B * H, D, C, tensors[0].element_size()), job.group)
@@ -55,7 +55,7 @@ def _spans(job: Job, tensors: Sequence[Tensor], backwards: bool = False) -> list
 
 
 class _Matrix(torch.autograd.Function):
-    """A whole sequence; gradients of gradients are refused, as by `chunked`."""
+    """A whole sequence as an autograd function; second derivatives raise, as with `chunked`."""
 
     @staticmethod
     def forward(ctx: Any, job: Job, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -72,22 +72,22 @@ class _Matrix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, dM: Tensor, dS: Tensor, d_last: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
+        saved = ctx.saved_tensors  # read once: under checkpointing the access recomputes
         with torch.no_grad():
-            grads = _go_back(ctx.job, saved[:6], saved[6:], dy, dM, dS, d_last)
+            grads = _backward(ctx.job, saved[:6], saved[6:], dy, dM, dS, d_last)
         if torch.is_grad_enabled():  # create_graph=True
             grads = launch.first_order(grads, dy, dM, dS, d_last, *saved)
         return None, *grads
 
 
-def _go_back(
+def _backward(
     job: Job, tensors: Sequence[Tensor], kept: Sequence[Tensor], dy: Tensor, dM: Tensor, dS: Tensor, d_last: Tensor
 ) -> list[Tensor]:
-    """Go back span by span: gradients at q, k, v, the gates, and M and S at the start."""
+    """Backpropagate span by span: gradients of q, k, v, the gates, and the initial M and S."""
     dy = dy if dy.stride() == tensors[0].stride() else torch.empty_like(tensors[0]).copy_(dy)
     grads = [torch.empty_like(x) for x in tensors]
     dM, dS, d_last = (x.contiguous() for x in (dM, dS, d_last))
     for i, parts in reversed(list(enumerate(_spans(job, tensors, backwards=True)))):
         dM, dS = Span(*parts).go_back(kept[2 * i], kept[2 * i + 1], dy, dM, dS, d_last, grads)
-        d_last = torch.zeros_like(d_last)  # only the end of the sequence has begun a chunk
+        d_last = torch.zeros_like(d_last)  # only the sequence's last anchor was returned
     return [*grads, dM, dS]

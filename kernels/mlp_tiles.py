@@ -1,6 +1,6 @@
-"""What one tile of a two-layer memory computes: activations, the norm, and where its numbers lie in memory.
+"""Tile operations of a two-layer memory: activations, products, the norm, loads and stores.
 
-Shared by the kernels of `mlp_forward` and `mlp_backward`. Letters: C tokens of a chunk, D the size of a key, E hidden
+Shared by the kernels of `mlp_forward` and `mlp_backward`. Letters: C tokens per chunk, D the size of a key, E hidden
 units. Tiles are padded to powers of two; padded rows and columns hold zeros, and every function here keeps them zero.
 """
 
@@ -13,40 +13,40 @@ import triton.language as tl
 
 
 @triton.jit
-def _bell(x):
-    """φ(x), the density of the normal distribution; 0.3989… is 1/√(2π)."""
+def _normal_density(x):
+    """Compute φ(x), the density of the normal distribution; 0.3989… is 1/√(2π)."""
     return tl.exp(-0.5 * x * x) * 0.3989422804014327
 
 
 @triton.jit
-def _below(x):
-    """Φ(x), its distribution function, but for 6e-9: less than float32 tells apart near 1.
+def _normal_cdf(x):
+    """Compute Φ(x), the normal distribution function, to 6e-9: below the resolution of float32 near 1.
 
-    What |x| leaves is φ(x) times a polynomial in t = 1/(1 + 0.275 |x|). The coefficients are the fit of the least
-    largest error among multiples of 2⁻²³ that give Φ(0) = ½ to the last bit, however they are summed: a memory that has
-    nearly forgotten multiplies whatever Φ(0) is off by, chunk after chunk. No branch, and the exponential that φ needs
-    as well; Triton's erf takes a branch for every number, and long to compile.
+    The tail beyond |x| is φ(x) times a polynomial in t = 1/(1 + 0.275 |x|). The coefficients are the minimax fit among
+    multiples of 2⁻²³ that give Φ(0) = ½ to the last bit in any order of summation: a memory that has nearly forgotten
+    amplifies an error of Φ(0), chunk after chunk. There is no branch, and φ needs the exponential anyway; Triton's erf
+    branches for every number and compiles slowly.
     """
     t = 1 / (1 + 0.275 * tl.abs(x))
     p = 0.8373557329177856 + t * (-0.8300822973251343 + t * (1.133253812789917 + t * -0.2879739999771118))
-    tail = _bell(x) * (t * (0.295322060585022 + t * (0.10543882846832275 + t * p)))
+    tail = _normal_density(x) * (t * (0.295322060585022 + t * (0.10543882846832275 + t * p)))
     return tl.where(x < 0, tail, 1 - tail)
 
 
 @triton.jit
 def activate(x, ACTIVATION: tl.constexpr):
-    """σ(x); GELU is x Φ(x), not its approximation by tanh."""
+    """Compute σ(x); GELU is x Φ(x), not its approximation by tanh."""
     if ACTIVATION == "gelu":
-        return x * _below(x)
+        return x * _normal_cdf(x)
     else:
         return x * tl.sigmoid(x)
 
 
 @triton.jit
 def slope(x, ACTIVATION: tl.constexpr):
-    """σ′(x)."""
+    """Compute σ′(x)."""
     if ACTIVATION == "gelu":
-        return _below(x) + x * _bell(x)
+        return _normal_cdf(x) + x * _normal_density(x)
     else:
         s = tl.sigmoid(x)
         return s * (1 + x * (1 - s))
@@ -54,9 +54,9 @@ def slope(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def second_derivative(x, ACTIVATION: tl.constexpr):
-    """σ″(x)."""
+    """Compute σ″(x)."""
     if ACTIVATION == "gelu":
-        return (2 - x * x) * _bell(x)
+        return (2 - x * x) * _normal_density(x)
     else:
         s = tl.sigmoid(x)
         return s * (1 - s) * (2 + x * (1 - 2 * s))
@@ -67,31 +67,31 @@ def second_derivative(x, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def narrow(x, like):
-    """Round to the operands' type, before a product."""
+    """Cast to the dtype of `like`, for a product."""
     return x.to(like.dtype)
 
 
 @triton.jit
 def product(x, y, like, PRECISION: tl.constexpr):
-    """Multiply matrices with operands in the type of `like` and sums in float32."""
+    """Multiply matrices with operands in the dtype of `like`, accumulating in float32."""
     return tl.dot(narrow(x, like), narrow(y, like), input_precision=PRECISION)
 
 
 @triton.jit
 def add_product(total, x, y, like, PRECISION: tl.constexpr):
-    """Add a product to a sum."""
+    """Add a product to a float32 sum."""
     return tl.dot(narrow(x, like), narrow(y, like), total, input_precision=PRECISION)
 
 
 @triton.jit
 def sharp_product(x, y, PRECISION: tl.constexpr):
-    """Multiply without rounding to half precision first: TF32 where the operands are of half precision."""
+    """Multiply without casting to half precision first: in TF32 if the inputs are half precision."""
     return tl.dot(x.to(tl.float32), y, input_precision=PRECISION)
 
 
 @triton.jit
 def normalize(z, cols, D: tl.constexpr, eps):
-    """x̂ = (z − μ) r and r = 1/√(variance + ε), over the D real columns of a row."""
+    """Compute x̂ = (z − μ) r and r = 1/√(variance + ε), over the D real columns of a row."""
     centred = tl.where(cols[None, :] < D, z - (tl.sum(z, 1) / D)[:, None], 0.0)
     r = 1 / tl.sqrt_rn(tl.sum(centred * centred, 1) / D + eps)
     return centred * r[:, None], r
@@ -99,14 +99,14 @@ def normalize(z, cols, D: tl.constexpr, eps):
 
 @triton.jit
 def flatten(d, x_hat, cols, D: tl.constexpr):
-    """What the norm lets through of a gradient, but for the factor r: d − mean d − x̂ mean(d x̂)."""
+    """Project a gradient through the norm, without the factor r: d − mean d − x̂ mean(d x̂)."""
     flat = d - (tl.sum(d, 1) / D)[:, None] - x_hat * (tl.sum(d * x_hat, 1) / D)[:, None]
     return tl.where(cols[None, :] < D, flat, 0.0)
 
 
 @triton.jit
 def finish(z, x, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr):
-    """[x +] [LN](z), the answer of the network."""
+    """Compute [x +] [LN](z), the output of the network."""
     if NORM:
         x_hat, _ = normalize(z, cols, D, eps)
         z = x_hat * gain[None, :] + bias[None, :]
@@ -117,7 +117,7 @@ def finish(z, x, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RES
 
 @triton.jit
 def output_delta(z, k, v, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr):
-    """δ = ∂‖M(k) − v‖²/∂z at the last layer's output."""
+    """Compute δ = ∂‖M(k) − v‖²/∂z at the last layer's output."""
     delta = 2 * (finish(z, k, gain, bias, cols, eps, D, NORM, RESIDUAL) - v)
     if NORM:
         x_hat, r = normalize(z, cols, D, eps)
@@ -127,7 +127,7 @@ def output_delta(z, k, v, gain, bias, cols, eps, D: tl.constexpr, NORM: tl.const
 
 @triton.jit
 def layer_norm_vjp(dy, z, gain, cols, eps, D: tl.constexpr):
-    """Through the norm: from the gradients at its result to those at z, and summed over tokens at gain and bias."""
+    """Backpropagate through the norm to z and, summed over tokens, to gain and bias."""
     x_hat, r = normalize(z, cols, D, eps)
     dz = flatten(dy * gain[None, :], x_hat, cols, D) * r[:, None]
     return dz, tl.sum(dy * x_hat, 0), tl.sum(dy, 0)
@@ -135,9 +135,10 @@ def layer_norm_vjp(dy, z, gain, cols, eps, D: tl.constexpr):
 
 @triton.jit
 def layer_norm_vjp_backward(u, delta, z, k, v, gain, bias, cols, eps, D: tl.constexpr, RESIDUAL: tl.constexpr):
-    """Differentiate `output_delta` under a norm: from the gradients u at δ to those at z, error, gain and bias.
+    """Backpropagate through `output_delta` under a norm: from the gradient u of δ to z, error, gain and bias.
 
-    The map from the error to δ is symmetric; x̂ and r carry the rest to z: see derivatives.layer_norm_vjp_backward.
+    The map from the error to δ is symmetric, and the other terms reach z through x̂ and r: see
+    derivatives.layer_norm_vjp_backward.
     """
     x_hat, r = normalize(z, cols, D, eps)
     dy = 2 * (finish(z, k, gain, bias, cols, eps, D, True, RESIDUAL) - v)
@@ -151,32 +152,32 @@ def layer_norm_vjp_backward(u, delta, z, k, v, gain, bias, cols, eps, D: tl.cons
     return dz, d_error, d_gain, tl.sum(d_error, 0)
 
 
-# --- where the numbers lie -------------------------------------------------------------------------------------------
+# --- loads and stores ------------------------------------------------------------------------------------------------
 
 
 @triton.jit
 def load_tile(start, rows, cols, stride, row_end, col_end):
-    """A tile of a matrix in row order, zero where it hangs over."""
+    """Load a tile of a row-major matrix; entries outside the matrix are zero."""
     inside = (rows[:, None] < row_end) & (cols[None, :] < col_end)
     return tl.load(start + rows[:, None] * stride + cols[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
 def store_tile(start, x, rows, cols, stride, row_end, col_end):
-    """Write a tile, but for what hangs over."""
+    """Store a tile, except for entries outside the matrix."""
     inside = (rows[:, None] < row_end) & (cols[None, :] < col_end)
     tl.store(start + rows[:, None] * stride + cols[None, :], x.to(start.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def load_tokens(start, rows, left):
-    """One number of every token of a chunk: a gate, a coefficient."""
+    """Load one number per token of a chunk: a gate, a coefficient."""
     return tl.load(start + rows, mask=rows < left, other=0.0)
 
 
 @triton.jit
 def load_read(G, b, f, place, rows, C: tl.constexpr, SHIFT: tl.constexpr):
-    """b, f and G as the queries of a chunk see them: rows after their token, or with SHIFT = 1 before it."""
+    """Load the rows of b, f and G for a chunk's reads: after the token's write, or with SHIFT = 1 before it."""
     inside = (rows >= SHIFT) & (rows < C)
     row = place * C - SHIFT + rows
     G_rows = tl.load(G + row[:, None] * C + rows[None, :], mask=inside[:, None] & (rows < C)[None, :], other=0.0)
@@ -185,7 +186,7 @@ def load_read(G, b, f, place, rows, C: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def load_end(G, b, f, n, m, place, rows, C: tl.constexpr, N_ROWS: tl.constexpr):
-    """Load what the end of a chunk keeps of its start and of each write: b, f, m, and the last rows of G and n."""
+    """Load the coefficients at the end of a chunk: the last b, f and m, and the last rows of G and n."""
     last = place * C + C - 1
     last_n = place * N_ROWS + N_ROWS - 1
     return (
@@ -199,7 +200,7 @@ def load_end(G, b, f, n, m, place, rows, C: tl.constexpr, N_ROWS: tl.constexpr):
 
 @triton.jit
 def load_slow(gain, bias, cols, D: tl.constexpr, NORM: tl.constexpr):
-    """Gain and bias of the norm; without one, zeros that nobody reads."""
+    """Load gain and bias of the norm; without one, zeros that are never used."""
     if NORM:
         return (
             tl.load(gain + cols, mask=cols < D, other=0.0).to(tl.float32),

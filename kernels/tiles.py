@@ -1,39 +1,39 @@
-"""Loads, stores and products of tiles, as every kernel of the matrix memory does them: what lies beyond is zero."""
+"""Masked loads, stores and products of tiles for the matrix memory; entries out of range are zero."""
 
 import triton
 import triton.language as tl
 
 
 @triton.jit
-def load_rows(x, rows, there, cols, stride, D: tl.constexpr):
-    """Load rows of a sequence, (rows, cols); rows that are not there and columns beyond D are zero."""
-    return tl.load(x + rows[:, None] * stride + cols[None, :], mask=there[:, None] & (cols < D)[None, :], other=0.0)
+def load_rows(x, rows, valid, cols, stride, D: tl.constexpr):
+    """Load rows of a sequence, (rows, cols); invalid rows and columns beyond D are zero."""
+    return tl.load(x + rows[:, None] * stride + cols[None, :], mask=valid[:, None] & (cols < D)[None, :], other=0.0)
 
 
 @triton.jit
-def store_rows(x, value, rows, there, cols, stride, D: tl.constexpr):
-    """Store rows of a sequence, in the type of the place they go to."""
+def store_rows(x, value, rows, valid, cols, stride, D: tl.constexpr):
+    """Store rows of a sequence, in the dtype of the destination."""
     place = x + rows[:, None] * stride + cols[None, :]
-    tl.store(place, value.to(x.dtype.element_ty), mask=there[:, None] & (cols < D)[None, :])
+    tl.store(place, value.to(x.dtype.element_ty), mask=valid[:, None] & (cols < D)[None, :])
 
 
 @triton.jit
 def load_state(x, rows, cols, D: tl.constexpr):
-    """Load a part of a D × D matrix."""
+    """Load a tile of a D × D matrix."""
     inside = (rows < D)[:, None] & (cols < D)[None, :]
     return tl.load(x + rows[:, None] * D + cols[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def store_state(x, value, rows, cols, there, D: tl.constexpr):
-    """Store a part of a D × D matrix, in the type of the place it goes to."""
-    inside = (rows < D)[:, None] & (cols < D)[None, :] & there
+def store_state(x, value, rows, cols, valid, D: tl.constexpr):
+    """Store a tile of a D × D matrix, in the dtype of the destination."""
+    inside = (rows < D)[:, None] & (cols < D)[None, :] & valid
     tl.store(x + rows[:, None] * D + cols[None, :], value.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def load_mask(G, r, j, C: tl.constexpr, SHIFT: tl.constexpr):
-    """Load G of a chunk, each row SHIFT tokens earlier; before the first token nothing is written yet."""
+    """Load G of a chunk, each row SHIFT tokens earlier; zero before the first token."""
     row = r - SHIFT
     inside = ((row >= 0) & (r < C))[:, None] & (j < C)[None, :]
     return tl.load(G + row[:, None] * C + j[None, :], mask=inside, other=0.0)
@@ -41,7 +41,7 @@ def load_mask(G, r, j, C: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def load_share(x, r, first, C: tl.constexpr, SHIFT: tl.constexpr):
-    """Load b or f of a chunk, each SHIFT tokens earlier; `first` is what stands before the first token."""
+    """Load b or f of a chunk, each SHIFT tokens earlier; `first` is the value before the first token."""
     row = r - SHIFT
     value = tl.load(x + row, mask=(row >= 0) & (r < C), other=0.0)
     return tl.where(row < 0, first, value)
@@ -49,16 +49,16 @@ def load_share(x, r, first, C: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def load_turned(x, rows, cols, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Load a part (rows, cols) of a matrix that lies transposed, as (COLS, ROWS): what `advance` leaves, for one."""
+    """Load a tile (rows, cols) of a matrix stored transposed, as (COLS, ROWS), such as the states of `advance`."""
     inside = (cols < COLS)[:, None] & (rows < ROWS)[None, :]
     return tl.trans(tl.load(x + cols[:, None] * ROWS + rows[None, :], mask=inside, other=0.0))
 
 
 @triton.jit
 def load_end(theta, G, b, f, n, m, i, c, nc, T, r, theta_stride, n_rows, C: tl.constexpr):
-    """Load of a chunk the steps 2θ and the last rows of G, n, b, f and m; zeros before the first and after the last.
+    """Load a chunk's steps 2θ and last rows of G, n, b, f and m; zeros before the first chunk and after the last.
 
-    They depend on no state: who walks from chunk to chunk loads them one chunk ahead.
+    They depend on no state, so sequential kernels load them one chunk ahead.
     """
     at, real = i * nc + c, (c >= 0) & (c < nc)
     token, inside = (at - i * nc) * C + r, (r < C) & real
@@ -74,11 +74,11 @@ def load_end(theta, G, b, f, n, m, i, c, nc, T, r, theta_stride, n_rows, C: tl.c
 
 @triton.jit
 def mul(a, b, PRECISION: tl.constexpr):
-    """Multiply two tiles, the second in the type of the first, summing in float32."""
+    """Multiply two tiles, the second cast to the dtype of the first, accumulating in float32."""
     return tl.dot(a, b.to(a.dtype), input_precision=PRECISION)
 
 
 @triton.jit
 def add_mul(total, a, b, PRECISION: tl.constexpr):
-    """Add a product of two tiles of one type to a sum in float32."""
+    """Add the product of two tiles of one dtype to a float32 sum."""
     return tl.dot(a, b, total, input_precision=PRECISION)

@@ -1,9 +1,9 @@
-"""The exact online rule of a matrix memory: every chunk's triangular system, solved before the states start to move.
+"""The exact online rule of a matrix memory: every chunk's triangular system, solved before the sequential pass.
 
-The error of a token depends on the writes before it in its chunk. With B = tril₋₁(K Kᵀ ∘ G₋), rows of b₋, f₋, G₋ one
-token earlier, and errors E whose writes are s = 2θ ∘ E:
+The error of a token depends on the writes before it in its chunk. With B = tril₋₁(K Kᵀ ∘ G₋), where b₋, f₋, G₋
+are the rows one token earlier, and errors E with writes s = 2θ ∘ E:
     (I + B diag(2θ)) E = b₋ ∘ (K M) + f₋ ∘ (K S) − V
-So with T the inverse, E = W M + W₂ S − U for W = T(b₋ ∘ K), W₂ = T(f₋ ∘ K), U = T V, and none of them needs a state.
+So with T the inverse, E = W M + W₂ S − U for W = T(b₋ ∘ K), W₂ = T(f₋ ∘ K), U = T V, none of which needs a state.
 """
 
 import triton
@@ -14,16 +14,16 @@ from titans_mini.kernels.tiles import load_mask, load_rows, load_share, mul, sto
 
 @triton.jit
 def interact(K, G_before, r, PRECISION: tl.constexpr):
-    """B: how much of each write a later key of the chunk meets."""
+    """Compute B, the effect of each write on the outputs at later keys of the chunk."""
     return tl.where(r[:, None] > r[None, :], mul(K, tl.trans(K), PRECISION) * G_before, 0.0)
 
 
 @triton.jit
 def invert(L, r, BC: tl.constexpr, PRECISION: tl.constexpr):
-    """Invert I + L for a strictly lower triangular L: forward substitution, in blocks of 16.
+    """Invert I + L for a strictly lower triangular L by forward substitution in blocks of 16.
 
-    Inside the diagonal blocks row by row, all blocks at once; between them (I + N) Y = I with N = X O, where X inverts
-    the diagonal blocks and O is what lies below: Y = I − N Y is right in one more block row each time it is used.
+    Inside the diagonal blocks it goes row by row, in all blocks at once. Between blocks (I + N) Y = I with N = X O,
+    where X inverts the diagonal blocks and O is the part below them: each step Y = I − N Y fixes one more block row.
     """
     N: tl.constexpr = BC // 16
     same = (r // 16)[:, None] == (r // 16)[None, :]
@@ -52,15 +52,15 @@ def solve(
     T, nc, H, k_batch, k_head, k_token, theta_stride,
     C: tl.constexpr, BC: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Prepare one chunk of one sequence: the inverse of its system, W, W₂ and U."""
+    """Solve one chunk of one sequence: compute the inverse of its system, W, W₂ and U."""
     c, i = tl.program_id(0), tl.program_id(1).to(tl.int64)
     at = i * nc + c
     r, d = tl.arange(0, BC), tl.arange(0, BD)
     token = (at - i * nc) * C + r  # int64: times a stride it may pass 2³¹
-    there = (r < C) & (token < T)
+    valid = (r < C) & (token < T)
     start = (i // H) * k_batch + (i % H) * k_head
-    K = load_rows(k + start, token, there, d, k_token, D)
-    step = 2.0 * tl.load(theta + i * theta_stride + token, mask=there, other=0.0)
+    K = load_rows(k + start, token, valid, d, k_token, D)
+    step = 2.0 * tl.load(theta + i * theta_stride + token, mask=valid, other=0.0)
     B = interact(K, load_mask(G + at * C * C, r, r, C, 1), r, PRECISION)
     X = invert(B * step[None, :], r, BC, PRECISION).to(K.dtype)
     store_rows(inverse + at * C * C, X, r, r < C, r, C, C)
@@ -68,5 +68,5 @@ def solve(
     f_before = load_share(f + at * C, r, 0.0, C, 1)[:, None]
     store_rows(w + at * C * D, mul(X, b_before * K, PRECISION), r, r < C, d, D, D)
     store_rows(w2 + at * C * D, mul(X, f_before * K, PRECISION), r, r < C, d, D, D)
-    V = load_rows(v + start, token, there, d, k_token, D)
+    V = load_rows(v + start, token, valid, d, k_token, D)
     store_rows(u + at * C * D, mul(X, V, PRECISION), r, r < C, d, D, D)

@@ -1,4 +1,4 @@
-"""Which versions of Triton run the kernels. Nothing here loads triton."""
+"""Versions of Triton that run the kernels. This module does not import triton."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from functools import cache
 
 import numpy as np
 
-OLDEST = (3, 3)  # compiles our kernels for sm_80 and sm_90; PyTorch brings it since 2.7
+OLDEST = (3, 3)  # compiles our kernels for sm_80 and sm_90; PyTorch 2.7 and later install it
 OLDEST_INTERPRETER = (3, 2)  # in earlier ones `tl.arange` refuses the constants of our kernels
-NUMPY = (2, 4)  # makes a number of an array of one element no longer, and interpreters before this one still ask it to
+NUMPY = (2, 4)  # no longer converts one-element arrays to numbers; interpreters before KNOWS_NUMPY need that
 KNOWS_NUMPY = (3, 7)
 
 
 def unsupported_reason(interpreted: bool) -> str | None:
-    """Say why the Triton that is installed cannot run the kernels; None if it can, or if nobody knows its version.
+    """Return the reason why the installed Triton cannot run the kernels; None if it can or its version is unknown.
 
     Args:
-        interpreted: whether its interpreter is to run them, on a CPU.
+        interpreted: whether its interpreter runs them, on a CPU.
 
     Returns:
-        One sentence: what is there, and what would help.
+        One sentence naming the versions and a remedy, or None.
     """
     found = version()
     if found is None:
@@ -37,7 +37,7 @@ def unsupported_reason(interpreted: bool) -> str | None:
 
 @cache
 def version() -> tuple[int, int] | None:
-    """Look up the version of Triton that is installed; None where that is not written down."""
+    """Return the version of the installed Triton, or None without package metadata."""
     for name in ("triton", "pytorch-triton"):  # the latter in PyTorch's nightly builds
         try:
             return numbers(importlib.metadata.version(name))
@@ -47,6 +47,6 @@ def version() -> tuple[int, int] | None:
 
 
 def numbers(version: str) -> tuple[int, int]:
-    """Read the first two numbers of a version."""
+    """Parse the first two numbers of a version."""
     major, minor = re.match(r"(\d+)\.(\d+)", version).groups()
     return int(major), int(minor)

@@ -5,13 +5,15 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import titans_mini
 from benchmarks import __main__ as command
-from benchmarks import bars, cases, coefficients, flops, gate, memory, plots, products, providers, report, runs, stream
+from benchmarks import against, bars, cases, coefficients, flops, gate, memory, plots, providers, report, runs, stream
 from benchmarks.materialised import decay_mask
 from benchmarks.peers import titans_pytorch
 from tests.helpers import difference
@@ -25,7 +27,6 @@ ROW |= {"seconds", "median", "spread", "flops", "share", "peak_bytes"}
 HEAD = {"hardware", "date", "commit", "command", "gate", "bars", "rows", "sweeps"}
 PROVIDERS = {"chunked", "online", "recurrence", "materialised", "sdpa", "product", cases.LAYER, *cases.PEERS}
 PROVIDERS |= {form + cases.EVERY_CHUNK for form in ("chunked", "online")}
-PROVIDERS |= {cases.PRODUCTS_OF + form for form in ("chunked", cases.LAYER)}
 
 needs_peer = pytest.mark.skipif(
     titans_pytorch() is None, reason="titans-pytorch is not installed: pip install -e '.[bench]'"
@@ -109,22 +110,6 @@ def test_the_formula_for_a_matrix_by_hand():
     assert flops.per_token(MemoryNet(D, 1, residual=False, norm=False), C) == 10 * D * D + 4 * C * D
 
 
-@pytest.mark.parametrize("net", ["matrix", "mlp4"])
-def test_the_products_of_a_call_are_all_of_its_products(net):
-    work = providers.build(cases.Case("main", "chunked", net, T=256))
-    alone = products.Products(work)
-    counts = []
-    for which, call in (("forward", work.forward), ("both", work.both), ("forward", alone.forward)):
-        with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
-            call()
-        counts.append(counter.get_total_flops())
-        assert alone.flops(which) == counts[-1] > 0
-    assert counts[1] > 2 * counts[0]  # backward takes more than forward
-    before = [x.clone() for x in work.leaves]
-    assert alone.both().isfinite().all()
-    assert all(torch.equal(a, b) for a, b in zip(before, work.leaves, strict=True))  # with tensors of its own
-
-
 def test_the_yardstick_and_attention_against_torchs_own_count():
     product = cases.Case("main", "product")
     assert torchs_count(product) == flops.flops(product, "forward")
@@ -188,7 +173,7 @@ def test_a_quick_run_gives_every_key(quick):
     results, printed, path = quick
     assert set(results) == HEAD and set(results["hardware"]) == {"cpu", "torch", "threads"}
     assert all(set(row) == ROW for row in results["rows"])
-    assert all(set(bar) == {"what", "bar", "number", "reached", "alone"} for bar in results["bars"])
+    assert all(set(bar) == {"what", "bar", "number", "reached"} for bar in results["bars"])
     assert {row["sweep"] for row in results["rows"]} == set(cases.DEFAULT)
     assert {row["provider"] for row in results["rows"]} == PROVIDERS
     assert all((row["share"] is not None) <= (row["pass"] == "forward") for row in results["rows"])
@@ -239,7 +224,6 @@ def test_bars_compare_in_the_right_direction():
     assert most["reached"] is True and least["reached"] is False and most["number"] == 3.4
     missing = bars.Bar("", "≤", 1, bars.ratio(both, both._replace(T=8))).verdict(rows)
     assert missing["number"] is None and missing["reached"] is None
-    assert bars.Bar("", "≤", 1, bars.ratio(both, both), bars.ratio(forward, both)).verdict(rows)["alone"] == 1 / 3.4
     nothing = bars.Bar("", "≤", 1, lambda _: math.nan).verdict(rows)
     assert nothing["reached"] is False
 
@@ -306,6 +290,43 @@ def test_every_package_is_in_the_wheel():
     names = [".".join(path.relative_to(notebooks.ROOT).parts) for path in found]
     missing = [name for name in [*names, "titans_mini.assets.results"] if f'"{name}",' not in text]
     assert not missing, missing
+
+
+# -- against an earlier commit --------------------------------------------------------------------------------------
+
+
+def test_an_earlier_engine_is_timed_beside_ours(tmp_path):
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=notebooks.ROOT, capture_output=True).returncode:
+        pytest.skip("no git history here, so no earlier commit")
+    path = tmp_path / "against.txt"
+    words = [sys.executable, "-m", "benchmarks.against", "HEAD", "--quick", "--out", str(path)]
+    done = subprocess.run(words, cwd=notebooks.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for case in against.CASES:
+        (line,) = (line for line in lines if line.startswith(f"{case.name:20}{case.C:4}"))
+        numbers = [float(x) for x in line[24:].split()]  # three times then, now, ratio
+        assert len(numbers) == 9 and all(math.isfinite(x) and x > 0 for x in numbers), line
+
+
+def test_engines_that_differ_are_found():
+    wrong = SimpleNamespace(**vars(titans_mini))
+    wrong.neural_memory = lambda q, *rest, **options: titans_mini.neural_memory(-q, *rest, **options)
+    found = against.differences({"then": wrong, "now": titans_mini})
+    assert len(gate.failures(found)) == len(found) == len(against.CASES)
+    same = against.differences({"then": titans_mini, "now": titans_mini})
+    assert set(same.values()) == {0.0}
+
+
+def test_living_tensors_are_counted():
+    x = torch.zeros(1000)
+    with against.Alive([x]) as alive:
+        y = x + 1  # 4,000 bytes
+        z = y[:10]  # and a view of them
+        del y
+        w = x.view(10, 100) * 2  # 4,000 more: z keeps those of y
+        del z, w
+        assert (alive.now, alive.peak) == (0, 8000)
 
 
 # -- the stream -----------------------------------------------------------------------------------------------------

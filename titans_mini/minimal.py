@@ -12,11 +12,11 @@ autograd's, and a text is read in one call. The numbers and the weights are thos
     model.load_state_dict(TitansLM(config).state_dict())
     logits = model(tokens)  # (B, T) → (B, T, vocab_size)
 
-It does NOT include speed, a state to carry from call to call, sampling, half precision, inference
-mode (no_grad works), weights to start training from, and any but the recommended options. All of
+Left out: speed, a state to carry from call to call, sampling, half precision, inference mode
+(no_grad works), weights to start training from, and every option but the recommended ones. All of
 these are in `titans_mini.TitansLM`.
 
-Glossary, with the equations of [1]. A ⚠ in the file marks our choice where [1] leaves one open.
+Glossary, with the equations of [1], first version. A ⚠ marks our choice where [1] leaves one open.
 
     c           the model's TitansConfig
     B, T        sequences in a batch, tokens in a text
@@ -39,8 +39,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# The options of TitansConfig that have a single value here. All sizes are free. Never looked at are
-# `attention` and `group_size`, which change speed, and `half_life`, which changes fresh weights.
+# The options of TitansConfig that have a single value here. All sizes are free. Three fields are
+# ignored: `attention` and `group_size` change speed, `half_life` changes fresh weights.
 RECOMMENDED = {
     "residual": True,  # M(x) = x + LN(…): the memory adds its input
     "norm": True,  # and has a norm
@@ -84,10 +84,10 @@ class MemoryNet(nn.Module):
 def surprise(net: MemoryNet, M: list[Tensor], k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
     """Differentiate the loss ‖M(k) − v‖² of one token with respect to M (eq. 8, 12)."""
     with torch.enable_grad():  # reading needs this gradient, also under no_grad
-        # In MAC, k and v depend on M, which was asked for their context. The loss takes them as
-        # given: a view of M is a new variable, on which the network depends and k and v do not.
+        # In MAC, k and v were computed from M, and this gradient must not flow through them. So we
+        # differentiate with respect to a view of M, a variable that only this loss depends on.
         M = [W.view_as(W).requires_grad_() for W in M]
-        loss = (net(M, k) - v).square().sum()  # memories share no weights, so one sum serves all
+        loss = (net(M, k) - v).square().sum()  # no two memories share an M: one sum serves all
         return torch.autograd.grad(loss, M, create_graph=True)  # training goes through writes
 
 
@@ -146,19 +146,19 @@ class NeuralMemory(nn.Module):
         return M, S, self.conv.weight.new_zeros(B, channels, conv_size - 1)
 
     def project(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Turn tokens (B, T, dim) into q, k, v (B, H, T, D); also return the next tokens' past."""
+        """Turn tokens (B, T, dim) into q, k, v (B, H, T, D), and the last inputs of the convolution."""
         z = torch.cat([past, self.to_qkv(x).mT], 2)  # (B, 3·dim, conv_size − 1 + T)
-        mixed = F.silu(self.conv(z)).mT  # (B, T, 3·dim), each channel with its own last tokens
+        mixed = F.silu(self.conv(z)).mT  # (B, T, 3·dim), causal and depthwise
         q, k, v = split_heads(mixed, self.heads)
         q, k = F.normalize(q, dim=-1, eps=1e-6), F.normalize(k, dim=-1, eps=1e-6)
         return q, k, v, z[:, :, x.shape[1] :]
 
     def write(self, x: Tensor, M: list[Tensor], S: list[Tensor], past: Tensor) -> tuple:
-        """Memorize tokens (B, T, dim): their answers m (B, H, T, D), and the next M, S and past."""
+        """Memorize (B, T, dim): answers to the queries (B, H, T, D), and the next M, S and past."""
         q, k, v, past_next = self.project(x, past)
         gates = torch.sigmoid(self.to_gates(x)).unflatten(-1, (3, self.heads, self.depth))
         alpha, eta, theta = gates.permute(2, 1, 4, 0, 3)[..., None, None]  # (T, L, B, H, 1, 1)
-        theta = theta / self.chunk_size  # C equal tokens in a chunk move M by C equal steps
+        theta = theta / self.chunk_size  # C equal tokens in a chunk then move M by one full step
         m, M_next, S_next = memorize(self.net, q, k, v, alpha, eta, theta, M, S, self.chunk_size)
         return m, M_next, S_next, past_next
 
@@ -211,7 +211,7 @@ class Attention(nn.Module):
 def sliding_window(T: int, window: int) -> tuple[Tensor, Tensor]:
     """Let each of T tokens see the last `window` tokens: positions (T,) and mask (T, T)."""
     i, j = torch.arange(T)[:, None], torch.arange(T)  # token i looks at token j
-    return 1 + j, (j <= i) & (i < j + window)
+    return 1 + j, (j <= i) & (i < j + window)  # position 0 is that of the persistent tokens
 
 
 # --- Four ways to join memory and attention -------------------------------------------------------
@@ -289,7 +289,7 @@ class MAL(Mixer):
         x = self.with_persistent(x)  # eq. 29: (B, P + T, dim)
         y = self.memory(x)  # eq. 30: (B, P + T, dim)
         o = self.attention(self.between(x + y), *sliding_window(T, self.window))  # eq. 31
-        return y[:, -T:] + o  # ⚠ with the x that the block adds, a residual around each
+        return y[:, -T:] + o  # ⚠ the block adds x: x + y + o, a residual around memory and attention
 
 
 class MAC(Mixer):
@@ -309,8 +309,8 @@ class MAC(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         """Go from segment to segment: each asks the memory that the one before has written."""
         M, S, past = self.memory.start(len(x))
-        questions, _, _, _ = self.memory.project(x, past)  # (B, H, T, D)
-        segments = zip(x.split(self.segment, 1), questions.split(self.segment, 2), strict=True)
+        queries, _, _, _ = self.memory.project(x, past)  # (B, H, T, D): x asks, and y is written
+        segments = zip(x.split(self.segment, 1), queries.split(self.segment, 2), strict=True)
         outputs = []
         for s, q in segments:  # from here on, T counts the tokens of one segment
             h = self.memory.answer(self.memory.net(M, q), s)  # eq. 21: (B, T, dim)
@@ -323,7 +323,7 @@ class MAC(Mixer):
         """Let token i of s see P, the h (B, E, dim) of tokens up to i, and the tokens up to i."""
         E, T = h.shape[1], s.shape[1]
         i, j, e = torch.arange(T)[:, None], torch.arange(T), torch.arange(E)
-        behind_h = 1 + self.segment // self.stride  # where a segment starts, however few its h are
+        behind_h = 1 + self.segment // self.stride  # h keeps its room also in a short last segment
         positions = torch.cat([1 + e, behind_h + j])  # (E + T,)
         mask = torch.cat([e * self.stride <= i, j <= i], 1)  # (T, E + T)
         return self.attention(self.with_persistent(torch.cat([h, s], 1)), positions, mask)
@@ -392,7 +392,7 @@ class Titans(nn.Module):
         self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Read a text of at least one token, and predict after each token the next one."""
+        """Read a text of at least one token, and predict, after each token, the next one."""
         x = self.embedding(tokens)  # (B, T, dim)
         for block in self.blocks:
             x = block(x)

@@ -1,4 +1,4 @@
-"""Find a Chromium for the browser tests: `python tools/browser.py`, and `--install` to get one."""
+"""Locate a Chromium for the browser tests: `python tools/browser.py`; `--install` installs one if needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADVICE = "install Chromium or Chrome, or run: python -m playwright install chrom
 
 
 def find() -> str | None:
-    """Return the path of a Chromium, or None; `TITANS_BROWSER` names one outright."""
+    """Return the path of a Chromium, or None; `TITANS_BROWSER` overrides the search."""
     named = os.environ.get("TITANS_BROWSER")
     candidates = [named] if named else [shutil.which(name) for name in NAMES] + PLACES + [_playwright_own()]
     return next((path for path in candidates if path and Path(path).exists()), None)
@@ -35,7 +35,7 @@ def _playwright_own() -> str | None:
 
 
 def install() -> None:
-    """Install Debian's Chromium where that needs no question: as root, with apt-get."""
+    """Install Debian's Chromium where no prompt is needed: as root, with apt-get."""
     if not (shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0):
         return
     print("no browser found: installing Debian's Chromium for the browser tests", flush=True)
@@ -47,7 +47,7 @@ def install() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Report the browser; never an error, because everything but the browser tests runs without one."""
+    """Print the browser found; always return 0, because only the browser tests need one."""
     if find() is None and "--install" in arguments:
         install()
     print(f"browser: {find() or f'none found, so the browser tests will be skipped ({ADVICE})'}")

@@ -1,6 +1,6 @@
 """Open the course in JupyterLab: `make lab`, or `python tools/lab.py` where there is no make.
 
-It finds out what the machine needs (superuser, display, a port that is taken), so one command works everywhere.
+It detects a superuser, a missing display and a taken port, so one command works everywhere.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def command(port: int, *, superuser: bool, display: bool, extra: list[str] | Non
     """Build JupyterLab's command line.
 
     Args:
-        port: where it serves; it fails rather than moving to another one.
-        superuser: Jupyter refuses to run as root unless told.
-        display: False where no browser can open; JupyterLab then prints its address.
-        extra: further options, passed on as they are.
+        port: port of the server; it fails rather than moving to another one.
+        superuser: allow running as root, which Jupyter otherwise refuses.
+        display: False if no browser can open; JupyterLab then prints its address.
+        extra: further options, passed on unchanged.
     """
     options = [
         sys.executable,
@@ -43,7 +43,7 @@ def command(port: int, *, superuser: bool, display: bool, extra: list[str] | Non
 
 
 def is_free(port: int) -> bool:
-    """Say whether a server could listen on this port of this machine."""
+    """Return whether a server could listen on this port of this machine."""
     with socket.socket() as probe:
         if os.name == "posix":  # a port closed a moment ago counts as free; on Windows this means something else
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,12 +55,12 @@ def is_free(port: int) -> bool:
 
 
 def has_display() -> bool:
-    """Say whether a browser could open here: always on Windows and macOS, on Linux where a display is set."""
+    """Return whether a browser could open here: always on Windows and macOS, on Linux if a display is set."""
     return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check the port, then become JupyterLab; returns 1 with one line of advice when the port is taken."""
+    """Check the port, then start JupyterLab; return 1 with one line of advice if the port is taken."""
     parser = argparse.ArgumentParser(description="Open the course in JupyterLab.")
     parser.add_argument("--port", type=int, default=8888)
     options, extra = parser.parse_known_args(arguments)
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("no display here, so no browser opens: copy the address that ends in a token into one", flush=True)
     superuser = hasattr(os, "geteuid") and os.geteuid() == 0
     line = command(options.port, superuser=superuser, display=display, extra=extra)
-    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # our kernel, not one of the same name in the person's home
+    env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # our kernel, not one of the same name in the user's home
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     os.chdir(ROOT)
     if os.name == "posix":

@@ -69,7 +69,7 @@ CASES = [
     Case("MLP", TWO, few=True),
     Case("MLP", TWO, C=16),
     Case("MLP", TWO, D=128),
-    Case("MLP", TWO, C=32, dtype="float32"),  # the largest in float32: see kernels.mlp.refusal
+    Case("MLP", TWO, C=32, dtype="float32"),  # the largest in float32: see kernels.mlp.unsupported_reason
     Case("MLP", TWO, D=32, C=32, dtype="float32", few=True),
     Case("MLP, expansion 4", FOUR),
 ]

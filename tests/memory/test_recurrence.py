@@ -310,3 +310,26 @@ def test_autocast_does_not_reach_the_memory(backend):
     found = torch.autograd.grad(got[0].square().sum(), x)  # outside, as torch recommends
     for a, b in zip(found, torch.autograd.grad(expected[0].square().sum(), x), strict=True):
         assert torch.equal(a, b)
+
+
+def test_keys_may_depend_on_the_memory():
+    """As in MAC, where the memory is asked for the context from which keys and values are made."""
+    net, (*x, alpha, eta, theta) = network(depth=2), inputs(T=6, edges=False)
+    state = start(net)
+    M = tuple(w.clone().requires_grad_() for w in state.weights)
+
+    def run(backend):
+        q = x[0] + net(M, x[0])
+        k, v = (torch.nn.functional.normalize(net(M, z), dim=-1) for z in x[1:])
+        begun = MemoryState(weights=M, momentum=state.momentum, anchor=M, position=0)
+        y, end = neural_memory(q, k, v, alpha, eta, theta, begun, net=net, chunk_size=4, backend=backend)
+        return y, *end.weights, *end.momentum
+
+    with torch.no_grad():
+        plain = run("recurrence")
+    found, fast = run("recurrence"), run("chunked")
+    for a, b, c in zip(found, plain, fast, strict=True):
+        assert difference(a, b) < 1e-12 and difference(a, c) < 1e-12
+    slopes = [torch.autograd.grad(sum(z.square().sum() for z in out), M) for out in (found, fast)]
+    for a, b in zip(*slopes, strict=True):
+        assert difference(a, b) < 1e-10

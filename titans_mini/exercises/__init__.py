@@ -1,4 +1,4 @@
-"""Exercise cards: checks that say what went wrong, hints, and the reference solutions.
+"""Exercise cards: checks with a diagnosis, hints, and the reference solutions.
 
 >>> from titans_mini.exercises import check, hint, solution
 >>> check("01.1", my_function)  # doctest: +SKIP

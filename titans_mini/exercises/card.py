@@ -1,6 +1,6 @@
-"""The exercise card: run a learner's function on some cases, and say what is right or what went wrong.
+"""The exercise card: run a learner's function on some cases, and report the result with a diagnosis.
 
-A check never catches what the learner's function raises: the traceback is the best diagnosis there is.
+A check never catches an exception of the learner's function: the traceback is the best diagnosis there is.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Exercise:
         solution: the reference, one self-contained function with a short docstring.
         cases: seed → list of argument tuples; the same seed gives the same numbers in fresh objects.
         mutants: label → (function, message): typical mistakes, each with the diagnosis a learner gets for it.
-        hints: at least two, each going further than the one before.
-        why: one sentence below the solution that says why it is right.
-        tolerance: how far numbers may differ, relative to 1 + |expected|.
-        compare: (got, expected, tolerance) → Comparison, for outputs that need a rule of their own.
-        run: (function, *arguments) → output, where a function is not called but started, as a kernel is.
-        note: outputs → a sentence more for a right answer, such as a score.
+        hints: at least two, each more specific than the one before.
+        why: one sentence of explanation below the solution.
+        tolerance: largest allowed difference, relative to 1 + |expected|.
+        compare: (got, expected, tolerance) → Comparison, for outputs that need their own rule.
+        run: (function, *arguments) → output, for functions that are not called but launched, such as kernels.
+        note: outputs → one more sentence for a correct answer, such as a score.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Exercise:
     note: Callable[[list], str] = field(default=lambda outputs: "")
 
     def __post_init__(self):
-        """Refuse a card that could not do its work."""
+        """Raise if the name is malformed or the hints are a single string."""
         if len(self.name) != 4 or self.name[2] != "." or not (self.name[:2] + self.name[3]).isdigit():
             raise ValueError(f"got the name {self.name!r}, expected 'NN.M' such as '01.2'")
         if isinstance(self.hints, str):
@@ -68,13 +68,13 @@ _hints_given: dict[str, int] = {}
 
 
 def register(exercise: Exercise) -> Exercise:
-    """Make an exercise known by its name and return it; a later one of the same name replaces it."""
+    """Register an exercise under its name and return it; a later one of the same name replaces it."""
     _cards[exercise.name] = exercise
     return exercise
 
 
 def get(name: str) -> Exercise:
-    """Return the exercise called "NN.M"; the module of its notebook is loaded when it is first asked for."""
+    """Return the exercise called "NN.M"; the module of its notebook is imported on first use."""
     if name not in _cards:
         module = f"titans_mini.exercises.nb{str(name)[:2]}"
         if str(name)[:2].isdigit() and importlib.util.find_spec(module):
@@ -97,18 +97,18 @@ def names() -> list[str]:
 
 
 def check(name: str, fn: Callable, seed: int = SEED) -> Result:
-    """Run `fn` on the cases of exercise `name` and say what is right or what went wrong.
+    """Run `fn` on the cases of exercise `name` and report the result with a diagnosis.
 
     Args:
         name: the exercise, "NN.M".
-        fn: your function. What it raises reaches you untouched.
-        seed: of the cases; another seed gives other numbers.
+        fn: your function. Its exceptions propagate.
+        seed: seed of the cases; another seed gives other numbers.
 
     Returns:
         Result: `passed`, `attempted` and `message`, shown as a panel in a notebook.
 
     Raises:
-        AssertionError: when the environment says ``TITANS_STRICT=1`` and the check is not passed.
+        AssertionError: if the environment sets ``TITANS_STRICT=1`` and the check is not passed.
     """
     card = get(name)
     if not callable(fn):
@@ -127,7 +127,7 @@ def check(name: str, fn: Callable, seed: int = SEED) -> Result:
 
 
 def hint(name: str) -> Note:
-    """Show one hint more with each call."""
+    """Show one more hint per call."""
     card = get(name)
     given = _hints_given[name] = min(_hints_given.get(name, 0) + 1, len(card.hints))
     lines = [f"{i}. {text}" for i, text in enumerate(card.hints[:given], 1)]
@@ -139,14 +139,14 @@ def hint(name: str) -> Note:
 
 
 def solution(name: str) -> Note:
-    """Show the reference solution, highlighted, and why it is right."""
+    """Show the reference solution, highlighted, with its explanation."""
     card = get(name)
     why = f"\n\n{card.why}" if card.why else ""
     return Note(f"**Solution {name} · {card.title}**\n\n```python\n{source(name).rstrip()}\n```{why}")
 
 
 def source(name: str) -> str:
-    """Return the source of the reference solution: one function that runs as it stands."""
+    """Return the source of the reference solution: one self-contained function."""
     return textwrap.dedent(inspect.getsource(get(name).solution))
 
 
@@ -156,8 +156,8 @@ def results() -> dict[str, Result]:
 
 
 def _judge(card: Exercise, inputs: list[tuple], outputs: list, seed: int) -> Result:
-    """Find the most useful thing to say: not attempted, inputs changed, right, a known mistake, or where it differs."""
-    if all(_untouched(output) for output in outputs):
+    """Return the first result that applies: not attempted, inputs changed, right, a known mistake, a difference."""
+    if all(_unattempted(output) for output in outputs):
         message = f"Not attempted yet: your function returns {_stub(outputs)}. Replace the … and run the cell again."
         return Result(card.name, card.title, False, message, attempted=False)
     changed = _changed(inputs, _fresh(card, seed))
@@ -168,14 +168,14 @@ def _judge(card: Exercise, inputs: list[tuple], outputs: list, seed: int) -> Res
     if not any(c.problem for c in found):
         worst = max((c.deviation for c in found), default=0.0)
         cases = f"all {len(found)} cases equal" if len(found) > 1 else "the case equals"
-        message = f"Right: {cases} the reference to {_power(card.tolerance)} (largest difference {_power(worst)})."
+        message = f"Right: {cases} the reference to {_short(card.tolerance)} (largest difference {_short(worst)})."
         message += card.note(outputs)
         return Result(card.name, card.title, True, message)
     return Result(card.name, card.title, False, _diagnose(card, outputs, seed) or _first_problem(found))
 
 
 def _diagnose(card: Exercise, outputs: list, seed: int) -> str | None:
-    """The message of the first typical mistake that gives the learner's outputs on every case."""
+    """Return the message of the first typical mistake that gives the learner's outputs on every case."""
     for mutant, message in card.mutants.values():
         if _matches(card, mutant, outputs, seed):
             return message
@@ -186,7 +186,7 @@ def _matches(card: Exercise, mutant: Callable, outputs: list, seed: int) -> bool
     for arguments, output in zip(_fresh(card, seed), outputs, strict=True):
         try:
             wrong = card.run(mutant, *arguments)
-        except Exception:  # ours, not the learner's: a mistake that fits only some shapes
+        except Exception:  # raised by our mutant, not by the learner: it may fit only some shapes
             return False
         if card.compare(output, wrong, card.tolerance).problem:
             return False
@@ -213,7 +213,7 @@ def _changed(inputs: list[tuple], originals: list[tuple]) -> str | None:
 
 
 def _differ(after, before) -> bool:
-    """Whether any tensor inside `after` differs from its twin in `before`."""
+    """Return whether any tensor inside `after` differs from its counterpart in `before`."""
     if isinstance(before, torch.Tensor):
         if after.shape != before.shape:
             return True
@@ -226,7 +226,7 @@ def _differ(after, before) -> bool:
 
 
 def _fresh(card: Exercise, seed: int) -> list[tuple]:
-    """The cases, with tensors nobody else holds."""
+    """Return the cases, with all tensors cloned."""
     return [_clone(tuple(arguments)) for arguments in card.cases(seed)]
 
 
@@ -240,9 +240,9 @@ def _clone(x):
     return x
 
 
-def _untouched(output) -> bool:
+def _unattempted(output) -> bool:
     if isinstance(output, (tuple, list)):
-        return bool(output) and all(_untouched(part) for part in output)
+        return bool(output) and all(_unattempted(part) for part in output)
     return output is None or output is Ellipsis
 
 
@@ -250,5 +250,5 @@ def _stub(outputs: list) -> str:
     return "…" if outputs and outputs[0] is Ellipsis else "nothing"
 
 
-def _power(x: float) -> str:
+def _short(x: float) -> str:
     return re.sub(r"e([+-])0*", lambda m: "e" + m[1].strip("+"), f"{x:.1g}")

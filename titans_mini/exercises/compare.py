@@ -1,4 +1,4 @@
-"""Whether two outputs are equal, and if not, where they differ: in kind, in shape, in dtype or in value."""
+"""Compare two outputs and report the first difference: in kind, in shape, in dtype or in value."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class Comparison(NamedTuple):
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
         deviation: the largest absolute difference of two finite numbers; inf when the kind, shape or dtype differs.
-        problem: None when equal, else a sentence that says got, expected and the likely cause.
+        problem: None if equal, else a sentence with got, expected and the likely cause.
     """
 
     deviation: float
@@ -118,7 +118,7 @@ def _wrong(got, expected, cause: str) -> Comparison:
 
 
 def describe(x) -> str:
-    """Say in a few words what `x` is: a tensor by its shape, a tuple by its parts, the rest by its value."""
+    """Describe `x` in a few words: a tensor by its shape, a tuple by its parts, the rest by its value."""
     if isinstance(x, (Tensor, np.ndarray)):
         return f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"an array of shape {x.shape}"
     if isinstance(x, (tuple, list)):

@@ -3,13 +3,13 @@
     python -m titans_mini.exercises.grader submission.ipynb more/ --csv grades.csv --json grades.json
 
 A notebook runs from top to bottom; a cell that fails does not stop the rest. Right after each cell whose first line is
-``# exercise: NN.M`` the grader checks the function that this very cell defines, with a fresh import of this package
-under cases the notebook never showed. So a redefined ``check``, a hard-coded answer or a later import of the same name
+``# exercise: NN.M`` the grader checks the function that this very cell defines, with a fresh import of this package,
+on cases the notebook never showed. So a redefined ``check``, a hard-coded answer or a later import of the same name
 does not count.
 
-What it cannot do: the student's code runs in the same process as the check and with the same rights as you. Someone
-determined to cheat can patch torch or Python itself, read the reference from the package, or harm the machine. Read
-what you grade, and run what you do not trust in a container.
+Limits: the student's code runs in the same process as the check and with the same rights as you. Someone determined to
+cheat can patch torch or Python itself, read the reference from the package, or harm the machine. Read the notebooks
+before you grade them, and run untrusted ones in a container.
 
 The exit status is 0 when every exercise of every notebook is passed, else 1.
 """
@@ -41,7 +41,7 @@ class Grade:
         notebook: file name.
         exercise: "NN.M".
         status: passed, wrong, open (not attempted), error (the function raised), missing (no such function).
-        message: what the check said, or the error.
+        message: the message of the check, or the error.
     """
 
     notebook: str
@@ -60,16 +60,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every exercise is passed; False when there is none."""
+        """Return whether every exercise is passed; False if there is none."""
         return bool(self.grades) and all(grade.status == "passed" for grade in self.grades)
 
 
 def grade(path: str | Path, timeout: int = 120) -> Report:
-    """Run one notebook and grade its exercises; the file is only read.
+    """Run one notebook and grade its exercises; the file is not modified.
 
     Args:
         path: the notebook.
-        timeout: seconds for a cell; a cell that takes longer is interrupted.
+        timeout: seconds per cell; a cell that takes longer is interrupted.
     """
     import nbformat
 
@@ -92,7 +92,7 @@ def grade(path: str | Path, timeout: int = 120) -> Report:
 
 
 def _with_checks(cells: list, token: str) -> tuple[list, list[str]]:
-    """Put a grading cell behind every exercise cell."""
+    """Insert a grading cell after every exercise cell."""
     import nbformat
 
     result, exercises = [], []
@@ -108,7 +108,7 @@ def _with_checks(cells: list, token: str) -> tuple[list, list[str]]:
 
 
 def _function(exercise: str, source: str) -> str | None:
-    """The name of the function an exercise cell defines: the reference's name, or the last one it has."""
+    """Return the name of the function an exercise cell defines: the reference's name, or the last one defined."""
     try:
         plain = re.sub(r"^[%!].*$", "", source, flags=re.M)  # magics are not Python
         defined = [node.name for node in ast.parse(plain).body if isinstance(node, ast.FunctionDef)]
@@ -118,7 +118,7 @@ def _function(exercise: str, source: str) -> str | None:
     return wanted if wanted in defined else defined[-1] if defined else None
 
 
-# Runs in the student's kernel. The package is imported anew and the student's copy put back afterwards.
+# Runs in the student's kernel. The package is imported afresh and the student's copy restored afterwards.
 _CHECK = f"""
 def _titans_grade(exercise, name, token):
     import importlib, json, sys
@@ -147,7 +147,7 @@ def _titans_grade(exercise, name, token):
 
 
 def _execute(notebook, path: Path, timeout: int) -> str | None:
-    """Run all cells; return why it stopped early, or None."""
+    """Run all cells; return the reason of an early stop, or None."""
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
 
@@ -164,13 +164,13 @@ def _execute(notebook, path: Path, timeout: int) -> str | None:
         client.execute(env={k: v for k, v in os.environ.items() if k != "TITANS_STRICT"})  # checks report, not raise
     except DeadKernelError:
         return "the kernel died; the cells after it did not run"
-    except Exception as error:  # what nbclient cannot go on from
+    except Exception as error:  # errors that nbclient cannot recover from
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'stopped'}"
     return None
 
 
 def _collect(cells: list, token: str) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """Read the verdicts out of the grading cells and the errors out of the student's."""
+    """Collect the verdicts of the grading cells and the errors of the student's cells."""
     verdicts, errors = {}, []
     for cell in (cell for cell in cells if cell.cell_type == "code"):
         tag = cell.metadata["grader"]
@@ -187,7 +187,7 @@ def _collect(cells: list, token: str) -> tuple[dict[str, tuple[str, str]], list[
 
 
 def _expected(path: Path, found: list[str]) -> list[str]:
-    """All exercises of the notebooks that a file's name or its cells belong to, so that a deleted one is missed."""
+    """List all exercises of the notebooks that a file's name or cells belong to, so that deleted ones are reported."""
     numbers = {name[:2] for name in found} | set(re.findall(r"^(\d\d)_", path.name))
     return [name for name in names() if name[:2] in numbers]
 
@@ -197,7 +197,7 @@ def _first_line(text: str) -> str:
 
 
 def table(reports: list[Report]) -> str:
-    """Return the grades as aligned text, one line an exercise, and the errors below each notebook."""
+    """Return the grades as aligned text, one line per exercise, and the errors below each notebook."""
     mark = {"passed": "✓", "wrong": "✗", "open": "○", "error": "!", "missing": "–"}
     width = max((len(report.notebook) for report in reports), default=0)
     lines = []

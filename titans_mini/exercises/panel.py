@@ -1,4 +1,4 @@
-"""What a check, a hint and a solution look like: a panel in a notebook, plain text elsewhere."""
+"""Rendering of checks, hints and solutions: a panel in a notebook, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import re
 from dataclasses import dataclass
 
-# (stripe and sign, background); the text is always dark, so that the panel reads the same in a dark theme
+# (stripe and sign, background); the text is always dark, so that the panel looks the same in a dark theme
 RIGHT, WRONG, OPEN = ("#1C9066", "#EEF7F3"), ("#D65802", "#FDF3EC"), ("#6B6B6B", "#F4F4F4")
 TEXT = "#222222"
 
@@ -19,7 +19,7 @@ class Result:
         name: the exercise, "NN.M".
         title: its title.
         passed: whether all cases are right.
-        message: what was verified, or what went wrong.
+        message: the verified claim, or the diagnosis.
         attempted: False for a function that still returns nothing.
     """
 
@@ -31,7 +31,7 @@ class Result:
 
     @property
     def mark(self) -> str:
-        """✓ passed, ✗ not passed, ○ not attempted."""
+        """Return ✓ for passed, ✗ for not passed, ○ for not attempted."""
         return "✓" if self.passed else "✗" if self.attempted else "○"
 
     def __bool__(self) -> bool:
@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Note:
-    """Markdown for a notebook; prints as it is elsewhere."""
+    """Markdown in a notebook, plain text elsewhere."""
 
     markdown: str
 
@@ -66,5 +66,5 @@ class Note:
 
 
 def _code(message: str) -> str:
-    """Escape for HTML; what stands in `backticks` becomes code."""
+    """Escape for HTML and turn `backticks` into code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(message))

@@ -1,4 +1,4 @@
-"""Which route computes the memory: the definition, matrix products, or the kernels, and why not."""
+"""Selection of a backend: the recurrence, the chunked form, or the Triton kernels where they can run."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from titans_mini.memory.network import MemoryNet
 from titans_mini.memory.recurrence import recurrence
 from titans_mini.memory.scan import chunked
 
-BACKENDS = {"recurrence": recurrence, "chunked": chunked, "triton": None}  # the kernels are loaded when they are wanted
+BACKENDS = {"recurrence": recurrence, "chunked": chunked, "triton": None}  # the kernels are imported on first use
 CHECKOUT = Path(__file__).parent.parent.parent / "kernels"
 
 
 def choose_backend(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> tuple[Callable, bool]:
-    """Pick the function that runs the memory.
+    """Select the function that runs the memory.
 
-    "auto" is "triton" on a GPU where the kernels can run this memory, "chunked" elsewhere; on a GPU it says once why
-    the kernels are left out.
+    "auto" is "triton" on a GPU where the kernels can run this memory, "chunked" elsewhere; on a GPU it warns once
+    why the kernels are not used.
 
     Args:
         backend: "auto", "recurrence", "chunked" or "triton".
         net: the memory's network.
-        v: (B, H, T, D) values: their type and device count.
+        v: (B, H, T, D) values; only their dtype and device matter.
         chunk_size: C.
         anchor: "chunk" or "token".
 
     Returns:
-        `recurrence`, `chunked` or `titans_mini.kernels.run`, and whether it takes half precision as it is.
+        `recurrence`, `chunked` or `titans_mini.kernels.run`, and whether it takes half-precision inputs uncast.
 
     Raises:
-        RuntimeError: for "triton" where the kernels cannot run.
+        RuntimeError: if backend is "triton" and the kernels cannot run.
     """
     if backend != "triton" and not (backend == "auto" and v.is_cuda):
         return BACKENDS["chunked" if backend == "auto" else backend], False
@@ -53,13 +53,13 @@ def choose_backend(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anc
 
 @cache
 def _say_once(message: str) -> None:
-    """Warn about the same thing once."""
+    """Warn once per message."""
     warnings.warn(message, stacklevel=4)
 
 
 @cache
 def kernels() -> ModuleType:
-    """Load titans_mini.kernels: installed with the library, or beside it in a checkout that was not installed."""
+    """Import titans_mini.kernels: the installed package, or the folder beside it in a checkout."""
     name = "titans_mini.kernels"
     try:
         return importlib.import_module(name)

@@ -1,14 +1,14 @@
-"""Channel-wise forgetting: a vector α_t instead of a number, D rates for each layer, as in the paper's second version.
+"""Channel-wise forgetting: a vector α_t instead of a number, D rates per layer, as in the paper's second version.
 
 ⚠ The paper does not say which axis of a weight matrix α multiplies. Here, with h ↦ h W, it is the *output* axis: column
-o of W decays by 1 − α_o. Eq. 32 has diag(1−α) on the side of the values, where it decides *what* about a key is
-forgotten, the same for all keys; on the key side a wrong key would decide for its neighbours. In a layer with r·D
-outputs, r neighbouring ones share a rate.
+o of W decays by 1 − α_o. Eq. 32 has diag(1−α) on the value side, where each component of a value has its own
+rate, the same for all keys; on the key side the rates of one key would act on its neighbours. In a layer with r·D
+outputs, r neighbouring outputs share a rate.
 
-What it costs. A scalar gate gives one C × C matrix G for a chunk; here each of the D channels has its own, and the
-masked product of C × C with C × out falls apart into D products of C × C with C × r. Per token, head and layer that is
-C·D numbers of G, made row by row and used once: hardly more arithmetic, but all of it waits for memory. Small chunks
-pay less. Derivatives are autograd's; a chunk is computed again for its backward pass, so that only states are kept.
+Cost: a scalar gate has one C × C matrix G per chunk; here each of the D channels has its own, and the masked product of
+C × C with C × out splits into D products of C × C with C × r. Per token, head and layer that is C·D entries of G,
+computed row by row and used once: hardly more arithmetic, but memory-bound. Small chunks pay less. Gradients come from
+autograd; the backward pass recomputes each chunk, so that only the states are kept.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def channelwise(
     read: str,
     group_size: int | None = None,
 ) -> tuple[Tensor, MemoryState]:
-    """Run the memory chunk by chunk with a rate of forgetting for every channel; equal by algebra to `recurrence`.
+    """Run the memory chunk by chunk with one forget gate per channel; equal by algebra to `recurrence`.
 
     Args:
         q: (B, H, T, D) queries.
@@ -46,12 +46,12 @@ def channelwise(
         alpha: (B, H, T, 1 or L, D) forget gates.
         eta: (B, H, T, 1 or L) momentum gates.
         theta: (B, H, T, 1 or L) step sizes.
-        state: where to go on from, also in the middle of a chunk.
+        state: the state to continue from, possibly inside a chunk.
         net: the memory's network; the width of its hidden layers is a multiple of D.
         chunk_size: C.
         anchor: "chunk".
         read: "after" or "before" the write.
-        group_size: of no use here; the chunked form has it.
+        group_size: ignored; an argument of the chunked form.
 
     Returns:
         y (B, H, T, D) and the state after the last token.
@@ -77,7 +77,7 @@ def channelwise(
 
 
 def _sizes(T: int, C: int, position: int) -> list[int]:
-    """Lengths of the chunks of a call: the rest of a begun one, whole ones, a tail."""
+    """Chunk lengths of one call: the rest of an unfinished chunk, whole chunks, a tail."""
     first = min(T, C - position)
     sizes = [first] + [C] * ((T - first) // C) + [(T - first) % C]
     return [size for size in sizes if size]
@@ -86,7 +86,7 @@ def _sizes(T: int, C: int, position: int) -> list[int]:
 def _checkpointed_chunk(
     net: MemoryNet, read: str, part: tuple[Tensor, ...], M: list[Tensor], S: list[Tensor], at: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Run a chunk; where gradients are wanted, keep its inputs only and compute it again in the backward pass."""
+    """Run a chunk; if gradients are needed, keep only its inputs and recompute it in the backward pass."""
     L, same = net.depth, at is M
 
     def run(*x: Tensor) -> tuple[Tensor, ...]:
@@ -94,18 +94,18 @@ def _checkpointed_chunk(
         y, M_next, S_next = channel_chunk(net, read, x[:6], *states[:2], states[0 if same else 2])
         return y, *M_next, *S_next
 
-    everything = (*part, *M, *S, *(() if same else at))
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (*everything, *net.parameters())):
-        y, *ends = checkpoint(run, *everything, use_reentrant=False)
+    inputs = (*part, *M, *S, *(() if same else at))
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *net.parameters())):
+        y, *ends = checkpoint(run, *inputs, use_reentrant=False)
     else:
-        y, *ends = run(*everything)
+        y, *ends = run(*inputs)
     return y, ends[:L], ends[L:]
 
 
 def channel_chunk(
     net: MemoryNet, read: str, part: tuple[Tensor, ...], M: list[Tensor], S: list[Tensor], at: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """One chunk: the writes of all tokens at the anchor, the answers layer by layer, and the chunk's end.
+    """Run one chunk: all writes at the anchor, the reads layer by layer, and the state at the chunk's end.
 
     Args:
         net: the memory's network.
@@ -141,7 +141,7 @@ def channel_chunk(
 
 
 def _differentiable_derivative(activation: str, z: Tensor) -> Tensor:
-    """Find σ′(z) in operations that autograd can differentiate: PyTorch's own silu_backward is not one of them."""
+    """Compute σ′(z) in operations that autograd can differentiate, unlike PyTorch's silu_backward."""
     if activation == "silu":
         x = torch.sigmoid(z)
         return x * (1 + z * (1 - x))
@@ -149,7 +149,7 @@ def _differentiable_derivative(activation: str, z: Tensor) -> Tensor:
 
 
 def _repeat_channels(x: Tensor, outputs: int) -> Tensor:
-    """Give neighbouring outputs the rate that they share: (N, D, …) to (N, outputs, …)."""
+    """Repeat each channel's rate for the outputs that share it: (N, D, …) to (N, outputs, …)."""
     return x.repeat_interleave(outputs // x.shape[1], 1)
 
 
@@ -163,7 +163,7 @@ def _read(c, h: Tensor, a: Tensor, s: Tensor, W: Tensor, P: Tensor) -> Tensor:
 
 
 def _end(c, a: Tensor, s: Tensor, W: Tensor, P: Tensor) -> tuple[Tensor, Tensor]:
-    """Where memory and momentum are after the chunk. The momentum's decay η is one number, so n is one row."""
+    """Memory and momentum after the chunk, (N, in, out) each. η has no channels, so one row of n serves all."""
     outputs = s.shape[-1]
     b, f = (_repeat_channels(x, outputs)[:, None, :, -1] for x in (c.b, c.f))  # (N, 1, out)
     G = _repeat_channels(c.G[..., -1, :], outputs).mT  # (N, c, out)

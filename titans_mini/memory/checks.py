@@ -1,8 +1,8 @@
-"""What the memory refuses, and how it says so: got, expected, likely cause.
+"""Validation of inputs; every message names the value found, the value expected, and the likely cause.
 
-Gates outside [0, 1] are refused at once on a CPU. On a GPU somebody would have to wait for the numbers: to look at one,
-a CPU waits until the GPU has computed it, and everything before it. There a call copies the least and the greatest of
-its gates to the host in the background, and the calls after it judge what has arrived.
+Gates outside [0, 1] raise at once on a CPU. On a GPU reading a value would synchronise: the CPU would wait until the
+GPU has computed it and everything queued before it. There a call copies the minimum and maximum of each gate to the
+host asynchronously, and later calls check the values that have arrived.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HALF = (torch.float16, torch.bfloat16)
 def check_options(
     net: MemoryNet, chunk_size: int, anchor: str, read: str, backend: str, group_size: int | None
 ) -> None:
-    """Refuse options that do not exist or do not fit together."""
+    """Raise if an option does not exist or does not fit the others."""
     if not isinstance(net, MemoryNet):
         raise TypeError(f"net: got {type(net).__name__}, expected a MemoryNet: MemoryNet(dim, depth=…)")
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
@@ -48,7 +48,7 @@ def check_options(
 
 
 def check_tensors(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, theta: Tensor, net: MemoryNet) -> None:
-    """Refuse inputs of the wrong kind, type, device, shape or range, the first one found."""
+    """Raise at the first input of the wrong kind, dtype, device, shape or range."""
     named = {"q": q, "k": k, "v": v, "alpha": alpha, "eta": eta, "theta": theta}
     for name, x in named.items():
         if not torch.is_tensor(x):
@@ -77,7 +77,7 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, alpha: Tensor, eta: Tensor, t
 
 
 def check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
-    """Refuse what does not go with a forget gate for each channel."""
+    """Raise if an option does not support one forget gate per channel."""
     if anchor == "token" or backend == "triton":
         got = "anchor='token'" if anchor == "token" else "backend='triton'"
         raise ValueError(
@@ -92,7 +92,7 @@ def check_channels(net: MemoryNet, anchor: str, backend: str) -> None:
 
 
 def check_gate_shape(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> None:
-    """Refuse a gate of the wrong shape."""
+    """Raise if a gate has the wrong shape."""
     shape = tuple(v.shape[:3])
     allowed = [shape, (*shape, 1), (*shape, net.depth)]
     if name == "alpha":
@@ -107,7 +107,7 @@ def check_gate_shape(name: str, gate: Tensor, v: Tensor, net: MemoryNet) -> None
 def check_state(
     state: MemoryState, net: MemoryNet, B: int, H: int, device: torch.device, dtype: torch.dtype, C: int, anchor: str
 ) -> None:
-    """Refuse a state that belongs to another network, batch, device, type or chunk size."""
+    """Raise if a state belongs to another network, batch, device, dtype or chunk size."""
     if not isinstance(state, MemoryState):
         raise TypeError(f"state: got {type(state).__name__}, expected a MemoryState: net.init_state(B, H) makes one")
     expected = [(B, H, *shape) for shape in net.shapes]
@@ -132,14 +132,14 @@ def check_state(
 
 # -- gates in [0, 1] ---------------------------------------------------------------------------------------------------
 
-MOST = 64  # calls whose ends are on their way; the next one waits for the oldest
+MOST = 64  # pending calls per device; at this number the next call waits for the oldest
 
 
 class _Pending(NamedTuple):
-    """Ends on their way to the host."""
+    """The minima and maxima of one call's gates, being copied to the host."""
 
     names: tuple[str, ...]
-    ends: Tensor
+    bounds: Tensor
     arrived: torch.cuda.Event
 
 
@@ -147,34 +147,34 @@ _pending: dict[torch.device, deque[_Pending]] = {}
 
 
 def check_gate_ranges(gates: dict[str, Tensor]) -> None:
-    """Refuse gates with NaN or outside [0, 1]; on a GPU those of an earlier call.
+    """Raise if a gate holds NaN or a value outside [0, 1]; on a GPU check the gates of earlier calls instead.
 
     Args:
-        gates: by name, any shapes, on one device.
+        gates: tensors by name, of any shapes, on one device.
 
     Raises:
-        ValueError: the first gate found wrong.
-        RuntimeError: nobody may look at their numbers, as under torch.vmap.
+        ValueError: for the first invalid gate.
+        RuntimeError: if their values cannot be read, as under torch.vmap.
     """
     device = next(iter(gates.values())).device
-    if device.type == "meta":  # shapes without numbers
+    if device.type == "meta":  # shapes without data
         return
     if device.type != "cuda":
-        raise_if_outside(tuple(gates), _numbers(gates))
+        raise_if_outside(tuple(gates), _read_values(gates))
     elif not torch.cuda.is_current_stream_capturing():
         check_earlier_calls(device)
         _copy_to_host(device, gates)
 
 
 def min_and_max(gates: dict[str, Tensor]) -> Tensor:
-    """Find the least and the greatest of each gate: (2 · gates,); NaN passes through both."""
+    """Compute the minimum and maximum of each gate: (2 · number of gates,); NaN propagates to both."""
     return torch.stack([x for gate in gates.values() for x in torch.aminmax(gate.detach())])
 
 
-def _numbers(gates: dict[str, Tensor]) -> list[float]:
-    """Look at the ends of gates on a CPU."""
+def _read_values(gates: dict[str, Tensor]) -> list[float]:
+    """Return the minima and maxima of gates on a CPU as numbers."""
     try:
-        return [x.item() for x in min_and_max(gates).cpu()]  # under torch.func.grad `tolist` came later than `item`
+        return [x.item() for x in min_and_max(gates).cpu()]  # older PyTorch lacks `tolist` under torch.func.grad
     except RuntimeError as error:
         raise RuntimeError(
             f"{', '.join(gates)}: got tensors whose numbers cannot be looked at, expected ordinary ones: torch.vmap or "
@@ -186,9 +186,12 @@ def raise_if_outside(names: tuple[str, ...], found: list[float], earlier: str = 
     """Raise if a gate leaves [0, 1].
 
     Args:
-        names: of the gates.
-        found: their ends, two for each.
-        earlier: how the error ends.
+        names: names of the gates.
+        found: minimum and maximum of each gate in turn.
+        earlier: text appended to the message.
+
+    Raises:
+        ValueError: for the first invalid gate.
     """
     for name, low, high in zip(names, found[::2], found[1::2], strict=True):
         if math.isnan(low):
@@ -200,26 +203,24 @@ def raise_if_outside(names: tuple[str, ...], found: list[float], earlier: str = 
 
 
 def check_earlier_calls(device: torch.device, wait: bool = False) -> None:
-    """Judge the gates of earlier calls on a GPU, as far as their ends have arrived.
+    """Check the gates of earlier calls on a GPU, as far as their values have arrived.
 
     Args:
-        device: whose calls.
-        wait: for all of them.
+        device: the GPU of these calls.
+        wait: whether to wait for all of them.
 
     Raises:
-        ValueError: the first gate found wrong. What was sent before and after it is still judged by later calls.
+        ValueError: for the first invalid gate. Gates still pending are checked by later calls.
     """
     waiting = _pending.get(device, ())
     while waiting and (wait or len(waiting) >= MOST or waiting[0].arrived.query()):
         names, found, arrived = waiting.popleft()
         arrived.synchronize()
-        raise_if_outside(
-            names, found.tolist(), " (An earlier call on this GPU: no call waits for its own gates.)"
-        )
+        raise_if_outside(names, found.tolist(), " (An earlier call on this GPU: no call waits for its own gates.)")
 
 
 def _copy_to_host(device: torch.device, gates: dict[str, Tensor]) -> None:
-    """Let the ends of gates travel to the host, without waiting for them."""
+    """Copy the minimum and maximum of each gate to the host asynchronously."""
     with torch.cuda.device(device):
         found = min_and_max(gates)
         host = torch.empty(found.shape, dtype=found.dtype, pin_memory=True).copy_(found, non_blocking=True)
@@ -232,16 +233,16 @@ def _copy_to_host(device: torch.device, gates: dict[str, Tensor]) -> None:
 
 
 def check_sequence(layer: nn.Module, x: Tensor, state: NeuralMemoryState | None) -> None:
-    """Refuse an input or a state that does not fit a `NeuralMemory`.
+    """Raise if an input or a state does not fit a `NeuralMemory`.
 
     Args:
         layer: the layer.
-        x: what it was given to read, expected (B, T, dim).
-        state: where it was told to go on from.
+        x: the input, expected (B, T, dim).
+        state: the state to continue from, or None.
 
     Raises:
-        ValueError: shapes that do not fit.
-        TypeError: x is not floating point, or not of the layer's type and device; something else than a state.
+        ValueError: if shapes do not fit.
+        TypeError: if x is not floating point, or not of the layer's dtype and device, or state has another class.
     """
     if not torch.is_tensor(x):
         raise TypeError(f"x: got {type(x).__name__}, expected a tensor of shape (B, T, {layer.dim})")
@@ -250,7 +251,7 @@ def check_sequence(layer: nn.Module, x: Tensor, state: NeuralMemoryState | None)
     if x.dim() != 3 or x.shape[-1] != layer.dim:
         raise ValueError(f"x: got shape {tuple(x.shape)}, expected (B, T, {layer.dim}): the batch axis first?")
     weight = layer.to_qkv.weight
-    cast = x.device == weight.device and autocasts(x.device)  # then any floating type will do
+    cast = x.device == weight.device and autocasts(x.device)  # then any floating-point dtype is allowed
     if x.device != weight.device or (x.dtype != weight.dtype and not cast):
         raise TypeError(
             f"x: got {x.dtype} on {x.device}, expected {weight.dtype} on {weight.device} as the layer: "

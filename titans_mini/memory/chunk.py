@@ -2,15 +2,18 @@
 
 Inside a chunk all gradients are taken at one anchor, so they are known before the first token is written. The gradient
 of a layer is rank one per token: token j adds a_jᵀ w_j to the layer, where a_j is the layer's input at the anchor and
-w_j = −θ_j δ_j. So nobody needs the weights after each token. A query reads the chunk's start, decayed, and all writes
-before it, weighed by how much its way through the layer resembles theirs: masked linear attention, layer by layer.
+w_j = −θ_j δ_j, with δ_j = ∂ℓ/∂(the layer's output). So nobody needs the weights after each token. A query reads the
+memory at the chunk's start, decayed, and the writes up to its own token, weighed by how much its own way through the
+layer resembles theirs. That is masked linear attention, once in each layer:
 
-    write   a_j and w_j of every token, at the anchor
-    read    z_t = b_t h W + f_t h P + Σ_{j≤t} G_tj (h·a_j) w_j,  h ← σ(z_t),  from h = q_t
-    end     W ← b_C W + f_C P + aᵀ(G_C ∘ w),   P ← m_C P + aᵀ(n_C ∘ w)
+    write   a_j and w_j of every token
+    read    z_t = b_t h M + f_t h S + Σ_{j≤t} G_tj (h·a_j) w_j,  h ← σ(z_t),  from h = q_t;  y_t = finish(z_t, q_t)
+    end     M ← b_C M + f_C S + aᵀ(G_C ∘ w),   S ← m_C S + aᵀ(n_C ∘ w)
 
-W and P are a layer's weights and momentum at the chunk's start, and b, f, G, m, n the coefficients of `gates`. Only
-`write` and `end` wait for the chunk before; many chunks can be read at once. Batch and heads are one axis N here.
+M and S are a layer's weights and momentum at the chunk's start, σ the activation, and `finish` adds norm and residual.
+The coefficients come from the gates alone, see `gates`: b and f are the shares of M and S at the start that are left in
+the memory at token t, G the shares of each write; m and n are the same for the momentum. Only `write` and `end` wait
+for the chunk before; many chunks can be read at once. Batch and heads are one axis N here.
 """
 
 from __future__ import annotations
@@ -32,11 +35,11 @@ class Writes(NamedTuple):
     """The writes of a chunk, and the tensors that their backward pass uses."""
 
     a: Layers  # (N, c, in), the layer's input at the anchor
-    w: Layers  # (N, c, out), −θδ: token j adds a_jᵀ w_j to the layer
+    w: Layers  # (N, c, out), 2θ delta: token j adds a_jᵀ w_j to the layer
     z: Layers  # (N, c, out), the layer's output before its activation
     slope: Layers  # (N, c, out), σ′(z); none for the last layer
-    delta: Layers  # (N, c, out), −½ ∂ℓ/∂z
-    pulled: Layers  # (N, c, out), the gradient above that σ′(z) multiplies to give delta; none for the last layer
+    delta: Layers  # (N, c, out), −½ ∂ℓ/∂z = −½ δ
+    pulled: Layers  # (N, c, out), delta of the next layer times Wᵀ, before ∘ σ′(z); none for the last layer
     error: Tensor  # (N, c, D), v − M(k)
 
 
@@ -56,7 +59,8 @@ def write(net: MemoryNet, k: Tensor, v: Tensor, step: Layers, anchor: Layers, z:
         k: (N, c, D) keys.
         v: (N, c, D) values.
         step: (N, c, 1), 2θ: the 2 is that of the square.
-        anchor: (N, in, out), the memory at the end of the chunk before.
+        anchor: (N, in, out), the memory at the chunk's start; in the rest of a chunk that an earlier call began, the
+            memory at the start of the whole chunk.
         z: (N, c, out), from `outputs_at_keys`.
 
     Returns:
@@ -66,7 +70,7 @@ def write(net: MemoryNet, k: Tensor, v: Tensor, step: Layers, anchor: Layers, z:
     """
     act = ACTIVATIONS[net.activation]
     a, slope = [k, *map(act.sigma, z[:-1])], [act.derivative(x) for x in z[:-1]]
-    error = v - net.finish(z[-1], k)
+    error = v - net.finish(z[-1], k)  # −½ ∂ℓ/∂M(k); `deltas` is linear, so −½ ∂ℓ/∂z comes out
     delta, pulled = net.deltas(error, z, anchor, slope)
     w = [s * d for s, d in zip(step, delta, strict=True)]
     return Writes(a, w, z, slope, delta, pulled, error)
@@ -116,9 +120,9 @@ def end(ends: list[End], a: Layers, w: Layers, M: Layers, S: Layers) -> tuple[La
     Built in: notebooks/08 · Paper: eq. 16–18
     """
     M_next, S_next = [], []
-    for (b, f, m, G, n), a_i, w_i, W, P in zip(ends, a, w, M, S, strict=True):
-        M_next.append((b * W).addcmul_(f, P).baddbmm_((G * a_i).mT, w_i))
-        S_next.append((m * P).baddbmm_((n * a_i).mT, w_i))
+    for i, (b, f, m, G, n) in enumerate(ends):
+        M_next.append((b * M[i]).addcmul_(f, S[i]).baddbmm_((G * a[i]).mT, w[i]))
+        S_next.append((m * S[i]).baddbmm_((n * a[i]).mT, w[i]))
     return M_next, S_next
 
 
@@ -154,21 +158,9 @@ def read_backward(
 ) -> tuple[Tensor, ReadGrads]:
     """Backpropagate through `read`, the last layer first.
 
-    Args:
-        net: the memory's network.
-        q: as given to `read`, like rows, a, w, M and S.
-        rows: see q.
-        a: see q.
-        w: see q.
-        M: see q.
-        S: see q.
-        z: the layers' outputs, from `read`.
-        dy: (N, c, D), at the answers.
-        d_rows: at the coefficients; accumulated in place.
-        d_norm: at the norm's gain and bias, (D,) each; accumulated in place.
-
-    Returns:
-        The gradient at q, and those at a, w, M and S.
+    `net` to `S` are as given to `read`, `z` are the outputs of the layers that it returned, `dy` (N, c, D) is the
+    gradient at the answers. The gradients at the coefficients, `d_rows`, and at the norm's gain and bias, `d_norm`,
+    are accumulated in place. Returns the gradient at q (N, c, D), and those at a, w, M and S.
     """
     act, dz, grads = ACTIVATIONS[net.activation], dy, []
     if net.norm:
@@ -203,29 +195,21 @@ def end_backward(
 ) -> None:
     """Backpropagate through `end`, adding to the gradients of the reads.
 
-    Args:
-        ends: as given to `end`, like a, w, M and S.
-        a: see ends.
-        w: see ends.
-        M: see ends.
-        S: see ends.
-        dM_next: (N, in, out), at the memory after the chunk.
-        dS_next: (N, in, out), at the momentum there.
-        d_ends: at the coefficients; accumulated in place.
-        grads: of the chunk's reads; the gradients at a, w, M and S are added in place.
+    `ends` to `S` are as given to `end`; `dM_next` and `dS_next` (N, in, out) are the gradients at what it returned. The
+    gradients at the coefficients, `d_ends`, and at a, w, M and S, `grads`, are accumulated in place.
     """
     for i, ((b, f, m, G, n), (db, df, dm, dG, dn)) in enumerate(zip(ends, d_ends, strict=True)):
-        dW, dP = dM_next[i], dS_next[i]
-        to_M, to_S = bmm(w[i], dW.mT), bmm(w[i], dP.mT)
+        dM, dS = dM_next[i], dS_next[i]
+        to_M, to_S = bmm(w[i], dM.mT), bmm(w[i], dS.mT)
         dG.add_(row_dot(to_M, a[i]))
         dn.add_(row_dot(to_S, a[i]))
         grads.a[i].addcmul_(to_M, G).addcmul_(to_S, n)
-        grads.w[i].baddbmm_(G * a[i], dW).baddbmm_(n * a[i], dP)
-        db.add_(inner(dW, M[i]))
-        df.add_(inner(dW, S[i]))
-        dm.add_(inner(dP, S[i]))
-        grads.M[i].addcmul_(b, dW)
-        grads.S[i].addcmul_(m, dP).addcmul_(f, dW)
+        grads.w[i].baddbmm_(G * a[i], dM).baddbmm_(n * a[i], dS)
+        db.add_(inner(dM, M[i]))
+        df.add_(inner(dM, S[i]))
+        dm.add_(inner(dS, S[i]))
+        grads.M[i].addcmul_(b, dM)
+        grads.S[i].addcmul_(m, dS).addcmul_(f, dM)
 
 
 def write_backward(
@@ -241,25 +225,15 @@ def write_backward(
 ) -> tuple[Tensor, Tensor]:
     """Backpropagate through `write`: the second derivative of the loss that the memory minimises.
 
-    Args:
-        net: the memory's network.
-        step: as given to `write`, like anchor.
-        anchor: see step.
-        x: the result of `write`.
-        da: at `x.a`; overwritten.
-        dw: at `x.w`; overwritten.
-        d_step: at step; accumulated in place.
-        d_anchor: at the anchor; accumulated in place.
-        d_norm: at the norm's gain and bias, (D,) each; accumulated in place.
-
-    Returns:
-        The gradients at k and v, (N, c, D).
+    `net`, `step` and `anchor` are as given to `write`, `x` is its result. `da` and `dw`, the gradients at `x.a` and
+    `x.w`, are overwritten. The gradients at step, anchor and the norm's gain and bias are accumulated in place in
+    `d_step`, `d_anchor` and `d_norm`. Returns the gradients at k and v, (N, c, D) each.
     """
     dz, up = [], None
-    for i in range(net.depth):  # delta was carried down from the error, so its gradient is carried up to it
+    for i in range(net.depth):  # delta went from the last layer to the first, so its gradient goes back to the last
         d_step[i].add_(row_dot(dw[i], x.delta[i]))
         d_delta = dw[i].mul_(step[i])
-        if up is not None:  # delta below is (delta Wᵀ) ∘ σ′(z)
+        if up is not None:  # delta of layer i − 1 is (delta of layer i Wᵀ) ∘ σ′(z)
             d_delta.baddbmm_(up, anchor[i])
             d_anchor[i].baddbmm_(up.mT, x.delta[i])
         if i < net.depth - 1:
@@ -272,7 +246,7 @@ def write_backward(
     else:
         dv, dz_last = d_delta, -d_delta
     dz.append(dz_last)
-    for i in reversed(range(net.depth)):  # and down again through the network
+    for i in reversed(range(net.depth)):  # then through the network itself; da[i] becomes the gradient at σ(z)
         d_anchor[i].baddbmm_(x.a[i].mT, dz[i])
         da[i].baddbmm_(dz[i], anchor[i].mT)
         if i:

@@ -1,8 +1,7 @@
 """First and second derivatives of the activations and of the norm, written out: the chunked form needs both.
 
-A write is a gradient: the forward pass already holds first derivatives, and training through it takes the second.
-A function named `…_vjp` is a vector-Jacobian product: it carries ∂ℓ/∂output back to ∂ℓ/∂input, in one fused call of
-PyTorch's own.
+A write is a gradient, so the forward pass contains first derivatives and training through it needs second ones.
+A function named `…_vjp` is a vector-Jacobian product: it maps ∂ℓ/∂output to ∂ℓ/∂input, in one fused call of PyTorch.
 """
 
 from __future__ import annotations
@@ -57,17 +56,17 @@ ACTIVATIONS = {
 def layer_norm_vjp(
     dy: Tensor, z: Tensor, gain: Tensor, eps: float, affine: bool = False
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Carry ∂ℓ/∂LN(z) back to ∂ℓ/∂z, and to the norm's gain and bias where `affine` asks for them.
+    """Compute ∂ℓ/∂z from ∂ℓ/∂LN(z), and with `affine` also the gradients of the norm's gain and bias.
 
     Args:
-        dy: (..., D) gradient at the norm's output.
+        dy: (..., D) gradient of the norm's output.
         z: (..., D) the norm's input.
         gain: (D,) the norm's gain.
         eps: inside the square root.
-        affine: whether the gradients of gain and bias are wanted.
+        affine: whether to compute the gradients of gain and bias.
 
     Returns:
-        (..., D) gradient at z; (D,) at the gain and (D,) at the bias, or None.
+        (..., D) gradient of z; (D,) gradients of gain and bias, or None.
 
     Built in: notebooks/08 · Paper: section 3.1
     """
@@ -81,11 +80,12 @@ def layer_norm_vjp_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backpropagate through δ = layer_norm_vjp(error), with error = v − LN(z).
 
-    With x̂ = (z − μ) r and d = error∘gain it is δ = r (d − mean d − x̂ mean(d x̂)). The map d ↦ δ is symmetric, so the
-    gradient at d is the same map applied to u; x̂ and r carry the rest to z, and so does the norm in the error.
+    With x̂ = (z − μ) r and d = error∘gain, δ = r (d − mean d − x̂ mean(d x̂)). The map d ↦ δ is symmetric, so the
+    gradient of d is the same map applied to u; the other terms reach z through x̂ and r, and through the norm in the
+    error.
 
     Args:
-        u: (..., D) gradient at δ.
+        u: (..., D) gradient of δ.
         delta: (..., D) δ.
         error: (..., D) v − LN(z).
         z: (..., D) the norm's input.
@@ -93,7 +93,7 @@ def layer_norm_vjp_backward(
         eps: inside the square root.
 
     Returns:
-        (..., D) gradient at v, (..., D) at z, (D,) at the gain and (D,) at the bias.
+        Gradients of v (..., D), z (..., D), gain (D,) and bias (D,).
     """
     shape = (z.shape[-1],)
     x_hat, mean, rstd = torch.native_layer_norm(z, shape, None, None, eps)
@@ -105,7 +105,7 @@ def layer_norm_vjp_backward(
     d_d = project(u)
     dv = d_d * gain
     along = (d * x_hat).mean(-1, keepdim=True)
-    dx_hat = (u * along).addcmul_(d, (u * x_hat).mean(-1, keepdim=True))  # ∂/∂x̂ of δ over −r
+    dx_hat = (u * along).addcmul_(d, (u * x_hat).mean(-1, keepdim=True))  # the gradient of x̂, divided by −r
     through_r = (u * delta).mean(-1, keepdim=True).mul_(rstd)  # ∂r/∂z = −r² x̂ / D
     dz = project(dx_hat.mul_(rstd).addcmul_(dv, gain)).addcmul_(x_hat, through_r).neg_()
     d_gain = d_d.mul_(error).addcmul_(dv, x_hat, value=-1)

@@ -1,4 +1,4 @@
-"""One door to the memory: `neural_memory` checks what it is given and picks the path."""
+"""The entry point to the memory: `neural_memory` checks its inputs and selects a backend."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ def neural_memory(
         q: (B, H, T, D) queries.
         k: (B, H, T, D) keys.
         v: (B, H, T, D) values.
-        alpha: (B, H, T) forget gates in [0, 1], or (B, H, T, depth): one for each layer, or (B, H, T, 1 or depth, D):
-            one for each channel, see `channelwise`.
+        alpha: (B, H, T) forget gates in [0, 1], or (B, H, T, depth), one per layer, or (B, H, T, 1 or depth, D), one
+            per channel, see `channelwise`.
         eta: (B, H, T) momentum gates in [0, 1], or (B, H, T, depth).
         theta: step sizes in [0, 1], shaped like eta.
-        state: where to go on from; default a fresh `net.init_state(B, H)`. It is never changed.
+        state: the state to continue from; default `net.init_state(B, H)`. It is not modified.
         net: the memory's network.
-        chunk_size: C. Gradients are taken at the memory as it was at the start of the chunk; 1 is the online rule.
+        chunk_size: C. Gradients are taken at the memory at the start of the chunk; 1 is the online rule.
         anchor: "chunk", or "token": gradients at M_{t−1} whatever the chunk size (a matrix memory only; exact).
         read: "after" the write, y_t = M_t(q_t), or "before" it, M_{t−1}(q_t).
-        group_size: for training with the chunked backend: chunks between two states that the backward pass keeps. 1 is
-            fastest; a larger one takes less memory and computes each group again. Default: about 64 tokens.
+        group_size: for the chunked backend: chunks that are read together, with one state kept for the backward pass.
+            More take less memory; with 1 a deep memory recomputes least. Default: max(1, 64 // C).
         backend: "recurrence" (the definition), "chunked" (matrix products), "triton" (kernels for NVIDIA GPUs), or
-            "auto" (the fastest that fits).
+            "auto" (the fastest that supports the inputs).
 
     Returns:
-        y (B, H, T, D) in the type of v, and the state after the last token. Half-precision inputs are computed in
-        float32, and the state is float32 then; the kernels multiply them as they are and sum in float32.
+        y (B, H, T, D) in the dtype of v, and the state after the last token. Half-precision inputs are computed in
+        float32, with a float32 state; the kernels keep half-precision operands and accumulate in float32.
 
     Raises:
-        ValueError: shapes, gates, sizes or options that cannot be. On a GPU, gates outside [0, 1] are said by the next
-            call, for nobody waits for their numbers: `checks.check_earlier_calls(device, wait=True)` does.
-        TypeError: inputs that are not floating-point tensors of one type on one device.
-        RuntimeError: backend="triton" where its kernels cannot run; it says why.
+        ValueError: if shapes, gates, sizes or options are invalid. On a GPU, gates outside [0, 1] are reported by a
+            later call, to avoid a synchronisation; `checks.check_earlier_calls(device, wait=True)` waits for them.
+        TypeError: if inputs are not floating-point tensors of one dtype on one device.
+        RuntimeError: if backend="triton" and its kernels cannot run; the message gives the reason.
 
     Built in: notebooks/03 · Paper: eq. 13–18
     """
@@ -89,5 +89,5 @@ def neural_memory(
 
 
 def _leave_inference_mode(x: Tensor) -> Tensor:
-    """Copy a tensor that was born in inference mode: autograd refuses it."""
+    """Copy a tensor created in inference mode, which autograd refuses."""
     return x.clone() if x.is_inference() else x

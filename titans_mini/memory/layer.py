@@ -1,4 +1,4 @@
-"""NeuralMemory: the memory as a layer, with everything that is trained from outside."""
+"""NeuralMemory: the memory as a layer, with the projections and gates that the outer loop trains."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from titans_mini.memory.torch_modes import no_autocast
 
 
 def short_convolution(x: Tensor, past: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix each channel with its own past, y_t = Σ_j w_j x_{t−J+1+j}, as `nn.Conv1d` with a group for each channel does.
+    """Convolve each channel causally: y_t = Σ_j w_j x_{t−J+1+j}, as `nn.Conv1d` with one group per channel.
 
-    On a CPU it is that sum of shifted copies, whole tensors at a time; elsewhere, and in half precision, PyTorch's own.
+    On a CPU it is that sum of shifted tensors; elsewhere, in half precision and under autocast PyTorch's convolution.
 
     Args:
         x: (B, T, C).
-        past: (B, C, J − 1), the tokens before.
-        weight: (C, 1, J), the last one is that of the token itself.
+        past: (B, C, J − 1), the cache: the inputs before x.
+        weight: (C, 1, J); the last tap multiplies the token itself.
 
     Returns:
-        (B, T, C), and the past of the next call.
+        (B, T, C), and the cache for the next call.
 
     Built in: notebooks/06 · Paper: section 4.4
     """
-    padded = torch.cat([past.mT.to(x.dtype), x], 1)  # only the past is put in front: causal
-    left = padded[:, x.shape[1] :].mT.clone(memory_format=torch.contiguous_format)  # a view would keep all of it
+    padded = torch.cat([past.mT.to(x.dtype), x], 1)  # padded on the left only: causal
+    next_past = padded[:, x.shape[1] :].mT.clone(memory_format=torch.contiguous_format)  # a view would keep all alive
     if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
-        return F.conv1d(padded.mT, weight, groups=len(weight)).mT, left
-    return _ShiftAndAdd.apply(padded, weight.squeeze(1)), left
+        return F.conv1d(padded.mT, weight, groups=len(weight)).mT, next_past
+    return _ShiftAndAdd.apply(padded, weight.squeeze(1)), next_past
 
 
 class _ShiftAndAdd(torch.autograd.Function):
-    """The sum of J shifted copies: (B, J − 1 + T, C) and (C, J) to (B, T, C)."""
+    """Sum of J shifted tensors: (B, J − 1 + T, C) and (C, J) to (B, T, C)."""
 
     generate_vmap_rule = True
 
@@ -56,7 +56,7 @@ class _ShiftAndAdd(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # by itself, so that it can be differentiated again
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:  # calls itself, so that it is twice differentiable
         x, weight = ctx.saved_tensors
         J, T = weight.shape[1], dy.shape[1]
         dx = _ShiftAndAdd.apply(F.pad(dy, (0, 0, J - 1, J - 1)), weight.flip(1))
@@ -71,7 +71,7 @@ class NeuralMemory(nn.Module):
 
     The forget gates start at half-lives spread over the heads on a log scale: one rate for all either forgets within
     a paragraph or learns slowly. θ is capped: all gradients of a chunk are taken at its start, so C equal keys move the
-    memory C times. The cap 1/C and the start (1−η)/(2C) keep that within what the square loss allows (notebook 03).
+    memory C times. The cap 1/C and the start (1−η)/(2C) keep that stable for the squared loss (notebook 03).
 
     Args:
         dim: size of inputs and outputs.
@@ -80,24 +80,24 @@ class NeuralMemory(nn.Module):
         depth: layers of the memory's network (1 = a matrix).
         expansion: width of its hidden layers in units of D.
         activation: its σ.
-        residual: whether it adds its input.
-        norm: whether it normalises its output.
+        residual: whether the network adds its input.
+        norm: whether the network normalises its output.
         chunk_size: C.
         anchor: "chunk" or "token", see `neural_memory`.
         read: "after" or "before", see `neural_memory`.
         backend: see `neural_memory`.
-        group_size: see `neural_memory`: training takes less time with 1, less memory with more.
+        group_size: see `neural_memory`; larger groups take less memory in training.
         conv_size: width of the causal convolution in tokens (1 = none).
-        layer_gates: one α, η, θ for each layer of the memory's network; the paper's second version needs it for depth.
+        layer_gates: one α, η, θ per layer of the memory's network; the paper's second version needs it for depth.
         half_life: initial half-lives in tokens of the first and the last head, in the memory's last layer.
         feature_half_life: the same for its other layers, with `layer_gates`. ⚠ Long on purpose: a zero MLP is a fixed
-            point, and a head whose layers all forget within tens of tokens ends there. Features that last learn again.
+            point, and a head whose layers all forget within tens of tokens ends there. Lasting features can relearn.
         eta: initial momentum gate.
         theta: initial step size; default (1−eta)·max_theta/2.
         max_theta: cap of θ; default 1/C (1 with anchor="token").
-        momentum: False fixes η = 0: no surprise is carried on.
+        momentum: False fixes η = 0: no past surprise is kept.
         forgetting: False fixes α = 0: nothing decays.
-        forget: "scalar", one α per head and layer, or "channel", one for each of D channels, see `channelwise`.
+        forget: "scalar", one α per head and layer, or "channel", one per channel, see `channelwise`.
         eps: inside the memory's norm; default 0.1/D. ⚠ Much larger than usual: forgetting shrinks the weights, a norm
             with a tiny eps scales them up again, and heads with short half-lives then amplify rounding a million
             times within 4,096 tokens (measured in tests/memory/test_layer.py).
@@ -172,15 +172,15 @@ class NeuralMemory(nn.Module):
         self.to_output_gate = nn.Linear(dim, inner, bias=False)
         self.output_norm = nn.Parameter(torch.ones(self.heads, 1, self.head_dim))
         self.to_output = nn.Linear(inner, dim, bias=False)
-        if norm:  # answers as long as the unit keys; a gain of 1 would make them √D long
+        if norm:  # outputs of unit length, like the keys; a gain of 1 would make them √D long
             nn.init.constant_(self.net.norm_weight, self.head_dim**-0.5)
-        # M₀ is learned; a generator ties its draw to torch.manual_seed like any other layer
+        # M₀ is learned; the default generator makes it follow torch.manual_seed like any other layer
         self.initial_weights = nn.ParameterList(self.net.init_weights(heads, generator=torch.default_generator))
         self.reset_gates()
 
     @torch.no_grad()
     def reset_gates(self) -> None:
-        """Set the gates to their initial half-lives, momentum and step size, the same for every token."""
+        """Initialise the gates: half-lives, momentum and step size, the same for every token."""
         alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life))  # (H,)
         start_alpha = alpha.unsqueeze(-1).repeat(1, self.gate_layers)  # (H, L)
         start = {
@@ -200,13 +200,13 @@ class NeuralMemory(nn.Module):
         )
 
     def init_state(self, batch: int) -> NeuralMemoryState:
-        """Start from the learned initial memory M₀ and an empty convolution.
+        """Return the initial state: the learned memory M₀ and a convolution cache of zeros.
 
         Args:
             batch: number of sequences B.
 
         Returns:
-            The state that `forward` uses when it is given none.
+            The state that `forward` starts from by default.
 
         Built in: notebooks/06 · Paper: section 3.1
         """
@@ -229,7 +229,7 @@ class NeuralMemory(nn.Module):
         Built in: notebooks/06 · Paper: section 3.1
         """
         raw = self.to_gates(x)
-        raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # half precision has no α = 0.0002
+        raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # in half precision 1 − 0.0002 is 1
         parts = raw.split(list(self.gate_sizes.values()), -1)  # (B, T, H·L or H·L·D)
         parts = [x.unflatten(-1, (self.heads, self.gate_layers, -1)).transpose(1, 2) for x in parts]
         learned = {name: x.squeeze(-1) for name, x in zip(self.gate_sizes, parts, strict=True)}
@@ -237,7 +237,7 @@ class NeuralMemory(nn.Module):
         return learned.get("alpha", none), learned.get("eta", none), learned["theta"] * self.max_theta
 
     def targets(self, v: Tensor, alpha: Tensor) -> Tensor:
-        """Choose what keys are bound to: the values; the gated delta rule has another idea."""
+        """Return the targets of the keys, (B, H, T, D): the values, unless a subclass rescales them."""
         return v
 
     def project(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -245,10 +245,10 @@ class NeuralMemory(nn.Module):
 
         Args:
             x: (B, T, dim).
-            conv: (B, 3·H·D, conv_size − 1), what the convolution saw before.
+            conv: (B, 3·H·D, conv_size − 1), the convolution's cache.
 
         Returns:
-            q, k (unit length) and v, each (B, H, T, D), and the convolution's next state.
+            q, k (unit length) and v, each (B, H, T, D), and the next cache.
 
         Built in: notebooks/06 · Paper: eq. 11, 15, section 4.4
         """
@@ -258,18 +258,18 @@ class NeuralMemory(nn.Module):
         return q, k, v[0], conv
 
     def forward(self, x: Tensor, state: NeuralMemoryState | None = None) -> tuple[Tensor, NeuralMemoryState]:
-        """Read a sequence, learning on the way.
+        """Run the memory over a sequence, writing and reading at every token.
 
         Args:
             x: (B, T, dim).
-            state: where to go on from; default the learned initial memory. It is never changed.
+            state: the state to continue from; default the learned initial memory. It is not modified.
 
         Returns:
             y (B, T, dim) and the state after the last token.
 
         Raises:
             ValueError: if x has another shape, or the state does not fit.
-            TypeError: if x is not floating point, or not of the layer's type and device.
+            TypeError: if x is not floating point, or not of the layer's dtype and device.
 
         Built in: notebooks/06 · Paper: eq. 11–15, section 4.4
         """
@@ -282,14 +282,14 @@ class NeuralMemory(nn.Module):
         return self.project_output(y, self.output_gate(x)), state
 
     def write(self, x: Tensor, state: NeuralMemoryState) -> tuple[Tensor, NeuralMemoryState]:
-        """Let the memory learn a sequence and hear what it says at every token, before `answer` shapes it.
+        """Write a sequence to the memory and read at every token, before the output projection.
 
         Args:
             x: (B, T, dim), T ≥ 1.
-            state: where to go on from.
+            state: the state to continue from.
 
         Returns:
-            (B, H, T, D) and the state after the last token.
+            The memory's outputs (B, H, T, D) and the state after the last token.
 
         Built in: notebooks/10 · Paper: eq. 13–15, 24
         """
@@ -300,15 +300,15 @@ class NeuralMemory(nn.Module):
         return y, NeuralMemoryState(memory=memory, conv=conv)
 
     def retrieve(self, x: Tensor, weights: tuple[Tensor, ...], conv: Tensor) -> tuple[Tensor, Tensor]:
-        """Ask without writing, M*(q): every token reads the same memory.
+        """Read without writing, M*(q): every token reads the same memory.
 
         Args:
             x: (B, T, dim).
-            weights: L tensors (B, H, in, out), the memory to ask.
-            conv: (B, H·D, conv_size − 1), what the convolution of the queries saw before.
+            weights: L tensors (B, H, in, out), the memory to read.
+            conv: (B, H·D, conv_size − 1), the queries' convolution cache.
 
         Returns:
-            (B, T, dim) answers and the convolution's next state.
+            The layer's output (B, T, dim) and the next cache.
 
         Built in: notebooks/10 · Paper: eq. 15, 21
         """
@@ -316,7 +316,7 @@ class NeuralMemory(nn.Module):
         return self.project_output(self.read(q, weights), self.output_gate(x)), conv
 
     def project_queries(self, x: Tensor, conv: Tensor) -> tuple[Tensor, Tensor]:
-        """Project to queries alone: (B, T, dim) to (B, H, T, D), and the convolution's next state; see `recall`."""
+        """Project to queries alone: (B, T, dim) to (B, H, T, D), and the next cache; see `retrieve`."""
         inner = self.heads * self.head_dim
         wide = F.linear(x, self.to_qkv.weight[:inner])  # (B, T, H·D)
         mixed, conv = short_convolution(wide, conv, self.conv.weight[:inner])
@@ -324,19 +324,26 @@ class NeuralMemory(nn.Module):
         return F.normalize(q, dim=-1, eps=1e-6), conv
 
     def read(self, q: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        """Answer queries (B, H, T, D) from one memory, in its own precision: (B, H, T, D)."""
+        """Evaluate one memory at queries (B, H, T, D), in the memory's precision: (B, H, T, D)."""
         with no_autocast(q.device):
             return self.net(weights, q.to(weights[0].dtype))
 
     def output_gate(self, x: Tensor) -> Tensor:
-        """Say what of an answer passes on: (B, T, dim) to (B, T, H·D)."""
+        """Gate each component of the memory's answer: SiLU of a linear map of x.
+
+        Args:
+            x: (B, T, dim) the layer's input.
+
+        Returns:
+            (B, T, H·D) factors for the answers before the output projection.
+        """
         return F.silu(self.to_output_gate(x))
 
     def project_output(self, y: Tensor, gate: Tensor) -> Tensor:
-        """Norm per head, gate and output projection.
+        """Apply the norm per head, the gate and the output projection.
 
         Args:
-            y: (B, H, T, D) what the memory says.
+            y: (B, H, T, D) the memory's outputs.
             gate: (B, T, H·D), see `output_gate`.
 
         Returns:

@@ -21,11 +21,11 @@ Weights = tuple[Tensor, ...]
 
 
 class MemoryNet(nn.Module):
-    """The function x ↦ M(x) that a memory computes: M(x) = [x +] [LN] (W_L σ(… σ(W_1 x))).
+    """The function x ↦ M(x) that a memory computes: M(x) = [x +] [LN] (σ(… σ(x W_1) …) W_L).
 
     The default is the memory of the paper's second version: two layers, expansion 4, GELU, residual and layer norm.
     With `depth=1, residual=False, norm=False` it is a matrix. The gain and bias of the norm are slow weights: they are
-    trained from outside and never written at test time (⚠ the paper does not say; see the ledger).
+    trained from outside and never written at test time (⚠ the paper does not say).
 
     Args:
         dim: D, the size of keys, values and queries.
@@ -88,20 +88,20 @@ class MemoryNet(nn.Module):
         )
 
     def with_parameters(self, parameters: Iterable[Tensor]) -> MemoryNet:
-        """Make the same network with other tensors in place of its slow weights; this one stays as it is.
+        """Return a copy of the network that uses the given tensors as its slow weights; this one is unchanged.
 
-        The backward pass runs a chunk again with the very tensors of the forward pass, also when the module's own
-        were swapped meanwhile, as `torch.func.functional_call` does.
+        The backward pass recomputes a chunk with the tensors of its forward pass, even if the module's own were
+        swapped in between, as `torch.func.functional_call` does.
 
         Args:
             parameters: as many tensors as `parameters()` has, in its order.
 
         Returns:
-            A network for one calculation; nothing else is copied.
+            A shallow copy: only the parameters are replaced.
         """
-        twin = copy.copy(self)
-        twin._parameters = dict(zip(self._parameters, parameters, strict=True))
-        return twin
+        copied = copy.copy(self)
+        copied._parameters = dict(zip(self._parameters, parameters, strict=True))
+        return copied
 
     # --- weights and states -------------------------------------------------------------------------------------
 
@@ -112,17 +112,17 @@ class MemoryNet(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Weights:
-        """Make fresh weights: zeros for a matrix (nothing stored yet), random for an MLP or under a norm.
+        """Return initial weights: zeros for a matrix (nothing stored yet), random for an MLP or under a norm.
 
-        A zero MLP would never learn: each layer's gradient carries the other layers' weights as a factor. Under a norm
-        only the direction of z counts, and a step θ turns it by about θ·(gain/std)² for unit keys: weights start with
-        std = gain there, so that θ means for an MLP what it means for a matrix. Without a norm, std = 1/√in.
+        A zero MLP would never learn: each layer's gradient has the other layers' weights as a factor. Under a norm
+        only the direction of z counts, and a step θ turns it by about θ·(gain/std)² for unit keys. The weights start
+        with std = gain there, so that θ has the same effect on an MLP as on a matrix. Without a norm, std = 1/√in.
 
         Args:
             heads: number of heads H.
-            generator: a CPU generator; without one, seed 0, so that the same call gives the same weights.
-            device: where the weights live.
-            dtype: their type; default `torch.get_default_dtype()`.
+            generator: a CPU generator; default a new one with seed 0, so that equal calls give equal weights.
+            device: device of the weights.
+            dtype: their dtype; default `torch.get_default_dtype()`.
 
         Returns:
             L tensors (H, in, out).
@@ -132,7 +132,7 @@ class MemoryNet(nn.Module):
         dtype = dtype or torch.get_default_dtype()
         if self.is_matrix:
             return (torch.zeros(heads, *self.shapes[0], device=device, dtype=dtype),)
-        if torch.empty(0, device=device).is_meta:  # shapes without numbers
+        if torch.empty(0, device=device).is_meta:  # shapes without data
             return tuple(torch.empty(heads, i, o, device="meta", dtype=dtype) for i, o in self.shapes)
         generator = generator or torch.Generator().manual_seed(0)
         gain = self.norm_weight.detach().abs().mean().item() if self.norm else None
@@ -151,7 +151,7 @@ class MemoryNet(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> MemoryState:
-        """Start one memory per sequence and head, all sequences alike, with no surprise in motion (S₀ = 0).
+        """Create one memory per sequence and head: M₀ is the same for all sequences, the momentum S₀ is zero.
 
         Args:
             batch: number of sequences B.
@@ -181,14 +181,14 @@ class MemoryNet(nn.Module):
     # --- the function and its gradient ----------------------------------------------------------------------------
 
     def forward(self, weights: Weights, x: Tensor) -> Tensor:
-        """Ask the memory: M(x).
+        """Evaluate the memory: M(x).
 
         Args:
             weights: L tensors (..., in, out).
             x: (..., T, D) queries.
 
         Returns:
-            (..., T, D) answers.
+            (..., T, D) outputs.
 
         Built in: notebooks/05 · Paper: eq. 15
         """
@@ -200,14 +200,14 @@ class MemoryNet(nn.Module):
         return self.finish(h, x)
 
     def finish(self, z: Tensor, x: Tensor) -> Tensor:
-        """Turn the last layer's output into the answer: [x +] [LN](z).
+        """Apply norm and residual to the last layer's output: [x +] [LN](z).
 
         Args:
             z: (..., D) output of the last layer.
             x: (..., D) input of the network.
 
         Returns:
-            (..., D) answer.
+            (..., D) output of the network.
 
         Built in: notebooks/05 · Paper: section 3.1
         """
@@ -220,17 +220,17 @@ class MemoryNet(nn.Module):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Backpropagate the loss ‖M(k) − v‖² by hand, for all tokens at once.
 
-        The gradient of a layer is rank one per token, ∇ℓ = aᵀ δ, with a the layer's input. Here is δ = ∂ℓ/∂z, from the
-        last layer down: δ_l = (δ_{l+1} Wᵀ_{l+1}) ∘ σ′(z_l).
+        The gradient of a layer is rank one per token, ∇ℓ = aᵀ δ, with a the layer's input. This computes δ = ∂ℓ/∂z
+        from the last layer down: δ_l = (δ_{l+1} Wᵀ_{l+1}) ∘ σ′(z_l).
 
         Args:
             error: (..., T, D), ∂ℓ/∂M(k) = 2 (M(k) − v). All results are linear in it.
             z: L tensors (..., T, out), each layer's output at the keys, before its activation.
             weights: L tensors (..., in, out).
-            slope: σ′ of the first L−1 of z, where it is known already.
+            slope: σ′ at the first L−1 of z, if already computed.
 
         Returns:
-            δ, L tensors (..., T, out); and for all layers but the last what σ′ multiplied, δ Wᵀ from above.
+            δ, L tensors (..., T, out); and for all layers but the last δ_{l+1} Wᵀ_{l+1}, the factor of σ′.
 
         Built in: notebooks/08 · Paper: eq. 12, 17
         """

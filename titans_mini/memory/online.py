@@ -90,23 +90,9 @@ def write_backward(
 ) -> tuple[Tensor, Tensor]:
     """Backpropagate through `inverse_systems`, `errors` and `write`.
 
-    Args:
-        x: the writes.
-        step: as given to `write`, like inverse.
-        inverse: see step.
-        before: as given to `errors`, like M, S and residual.
-        M: see before.
-        S: see before.
-        residual: see before.
-        dk: (N, c, D), the gradient of reads and end at the keys; overwritten.
-        dw: (N, c, D), at the writes.
-        d_step: at step; accumulated in place.
-        d_before: at before; accumulated in place.
-        dM: at M; accumulated in place.
-        dS: at S; accumulated in place.
-
-    Returns:
-        The gradients at k and v, (N, c, D).
+    `x` are the writes; `step` to `residual` are as given to these three. `dk` and `dw` (N, c, D) are the gradients of
+    the reads and of the chunk's end at keys and writes; `dk` is overwritten. The gradients at step, before, M and S are
+    accumulated in place in `d_step`, `d_before`, `dM` and `dS`. Returns the gradients at k and v, (N, c, D) each.
     """
     k, w = x.a[0], x.w[0]
     d_scaled = bmm(inverse.mT, dw)  # at 2θ ∘ e

@@ -2,7 +2,13 @@
 
 Writes and ends are sequential: the next chunk starts where this one ended. Reads are not, so the chunks of a group
 write first, one after the other (`chain`), and are then read together (`chunk.read`). Training keeps the state at the
-start of each group; the backward pass recomputes a group from it, from the last group to the first.
+start of each group, and the outputs of the memory's layers where they are small; the backward pass recomputes the rest
+of a group from it, from the last group to the first.
+
+    sequence   ────────────────────────────────────────────   a call; its first and last chunk may be incomplete
+    span       ──────────────────────┊─────────────────────   4,096 tokens, whose coefficients are computed at once
+    group      ───────────┊──────────┊──────────┊──────────   chunks that are read together, one kept state for each
+    chunk      ───┊───┊───┊───┊──┊───┊──┊───┊───┊──┊───┊───   C tokens with one anchor
 """
 
 from __future__ import annotations
@@ -54,7 +60,7 @@ def chunked(
         anchor: "chunk", or "token" for the exact online rule of a matrix memory (any C gives the same result).
         read: "after" or "before" the write.
         group_size: chunks that are read together, with one kept state for the backward pass; more of them take less
-            memory and more time. Default: about 64 tokens.
+            memory and more time. Default: max(1, 64 // C).
 
     Returns:
         y (B, H, T, D) and the state after the last token.
@@ -68,11 +74,11 @@ def chunked(
         ended = 0 if exact else (position + T) % chunk_size
         y = q + k + v + (alpha + eta + theta).sum(-1, keepdim=True)
         return y, MemoryState(weights=M, momentum=S, anchor=at, position=ended)
-    tensors = q, k, v, *torch.broadcast_tensors(alpha, eta, theta)  # one of them per layer makes all of them so
-    y, runs = [], equal_chunks(T, chunk_size, position)
-    # one split: slicing in the loop would make the backward pass quadratic in T, a gradient of length T for each slice
-    parts = zip(*(x.split([size * count for size, count in runs], 2) for x in tensors), strict=True)
-    for (size, count), part in zip(runs, parts, strict=True):
+    tensors = q, k, v, *torch.broadcast_tensors(alpha, eta, theta)  # one gate per layer: then all of them
+    y, stretches = [], equal_chunks(T, chunk_size, position)
+    # one split: the gradient of each slice would be a tensor of length T
+    parts = zip(*(x.split([size * count for size, count in stretches], 2) for x in tensors), strict=True)
+    for (size, count), part in zip(stretches, parts, strict=True):
         group = min(count, group_size or max(1, 64 // chunk_size))
         plan = Plan(net, exact, read, size, count, group, begun=position > 0)
         at = at if plan.begun else M
@@ -88,8 +94,8 @@ def chunked(
 def equal_chunks(T: int, C: int, position: int) -> list[tuple[int, int]]:
     """Cut T tokens into the rest of a begun chunk, whole chunks, and a tail: (tokens of a chunk, chunks) of each."""
     begun = min(T, C - position) if position else 0
-    runs = [(begun, 1), (C, (T - begun) // C), ((T - begun) % C, 1)]
-    return [(size, count) for size, count in runs if size * count]
+    stretches = [(begun, 1), (C, (T - begun) // C), ((T - begun) % C, 1)]
+    return [(size, count) for size, count in stretches if size * count]
 
 
 @dataclass(frozen=True)
@@ -102,11 +108,11 @@ class Plan:
     size: int  # c, tokens of a chunk
     count: int  # number of chunks
     group: int  # chunks that are read together
-    begun: bool  # the only chunk is the rest of a begun one, whose anchor is not its start
+    begun: bool  # the only chunk is the rest of one that an earlier call began; its anchor is not its start
 
     @property
-    def states(self) -> int:
-        """Count the inputs before the slow weights: q, k, v, three gates, M, S, and of a begun chunk its anchor."""
+    def tensors(self) -> int:
+        """Count the inputs before the norm's gain and bias: q, k, v, gates, M, S, for a begun chunk its anchor."""
         return 6 + (3 if self.begun else 2) * self.net.depth
 
     @property
@@ -124,19 +130,19 @@ def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> 
 
     Args:
         plan: its options and sizes.
-        kept: for `backward`, a list for each group is appended: memory and momentum at its start, and `_residuals`.
+        kept: for `backward`, a list for each group is appended: memory and momentum at its start, and `_kept_outputs`.
         inputs: q, k, v (B, H, T, D); alpha, eta, theta (B, H, T, 1 or L); M, S and, of a begun chunk, its anchor,
-            L tensors (B, H, in, out) each; and the slow weights.
+            L tensors (B, H, in, out) each; and the norm's gain and bias.
 
     Returns:
         y (B, H, T, D), then M and S after the last token.
     """
-    heads, L, inputs = inputs[0].shape[:2], plan.net.depth, [x.flatten(0, 1) for x in inputs[: plan.states]]
+    heads, L, inputs = inputs[0].shape[:2], plan.net.depth, [x.flatten(0, 1) for x in inputs[: plan.tensors]]
     M, S, anchor = (inputs[i : i + L] for i in (6, 6 + L, 6 + 2 * L))
     y = torch.empty_like(inputs[2])
     for where in plan.spans:
         span, _ = Span.of(plan, inputs, where)
-        y_span = tokens_of(y, plan, where)
+        y_span = tokens_of(y, plan, where)  # a view: writing to it fills y
         for group in span.groups:
             chunks, q = span.chunks[group], span.q[group]
             states, writes = chain(plan, chunks, M, S, anchor)
@@ -144,7 +150,7 @@ def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> 
             answers, z = chunk.read(plan.net, q.flatten(0, 1), span.rows(plan, group), *join(states, writes))
             y_span[group] = answers.view_as(q)
             if kept is not None:
-                kept.append([*states[0][0], *states[0][1], *_residuals(plan, writes, z)])
+                kept.append([*states[0][0], *states[0][1], *_kept_outputs(plan, writes, z)])
     return tuple(x.unflatten(0, heads) for x in (y, *M, *S))
 
 
@@ -187,7 +193,7 @@ def join(states: list[tuple[Layers, Layers]], writes: list[Writes]) -> tuple[Lay
     return tuple([torch.cat(x) for x in zip(*layers, strict=True)] for layers in each)
 
 
-def _residuals(plan: Plan, writes: list[Writes], z: Layers) -> Layers:
+def _kept_outputs(plan: Plan, writes: list[Writes], z: Layers) -> Layers:
     """List the layers' outputs that are kept instead of recomputed: at the keys of each chunk, at the group's queries.
 
     For short chunks of a deep memory they would take more room than the states: a group of several keeps none.
@@ -213,13 +219,13 @@ def backward(plan: Plan, kept: list[Layers], inputs: Sequence[Tensor], d_out: Se
         The gradients at its inputs.
     """
     heads, L, net = inputs[0].shape[:2], plan.net.depth, plan.net
-    inputs, (dy, *d_states) = [x.flatten(0, 1) for x in inputs[: plan.states]], [x.flatten(0, 1) for x in d_out]
+    inputs, (dy, *d_states) = [x.flatten(0, 1) for x in inputs[: plan.tensors]], [x.flatten(0, 1) for x in d_out]
     anchor, dM, dS = inputs[6 + 2 * L :], d_states[:L], d_states[L:]
     grads, d_anchor = [torch.empty_like(x) for x in inputs[:6]], [torch.zeros_like(x) for x in anchor]
     d_norm = [torch.zeros_like(p) for p in net.parameters()]
     for where in reversed(plan.spans):
         span, (alpha, eta, table, n) = Span.of(plan, inputs, where, keep_n=True)
-        dy_span, *dqkv = (tokens_of(x, plan, where) for x in (dy, *grads[:3]))
+        dy_span, *dqkv = (tokens_of(x, plan, where) for x in (dy, *grads[:3]))  # views: writing to dqkv fills grads
         d_span = Span(plan, *dqkv, torch.zeros_like(span.step), torch.zeros_like(table), None)
         for group in reversed(span.groups):
             chunks, q, of_group = span.chunks[group], span.q[group], kept[(where.start + group.start) // plan.group]
@@ -391,7 +397,7 @@ class Scan(torch.autograd.Function):
         saved = ctx.saved_tensors  # asked for once: checkpointing recomputes at this moment
         inputs, kept = saved[: ctx.inputs], iter(saved[ctx.inputs :])
         kept = [list(itertools.islice(kept, count)) for count in ctx.groups]
-        plan = replace(ctx.plan, net=ctx.plan.net.with_parameters(inputs[ctx.plan.states :]))
+        plan = replace(ctx.plan, net=ctx.plan.net.with_parameters(inputs[ctx.plan.tensors :]))
         with torch.no_grad(), no_autocast(d_out[0].device):
             grads = backward(plan, kept, inputs, d_out)
         if torch.is_grad_enabled():  # create_graph=True

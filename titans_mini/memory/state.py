@@ -21,13 +21,13 @@ _META = "__titans_mini__"
 
 
 class State:
-    """Base of all states: the verbs that every bundle of tensors shares. Subclasses are dataclasses.
+    """Base class of all states, with the operations that they share. Subclasses are dataclasses.
 
-    Fields may be tensors, tuples of tensors, other states, integers or None. Every tensor has the batch first.
+    Fields may be tensors, tuples of tensors, other states, integers or None. Every tensor has the batch axis first.
     """
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Any:
-        """Apply a function to every tensor and return a new state; the old one is left as it was."""
+        """Apply a function to every tensor and return a new state; this one is unchanged."""
 
         def walk(x: Any) -> Any:
             if torch.is_tensor(x):
@@ -41,7 +41,7 @@ class State:
         return type(self)(**{f.name: walk(getattr(self, f.name)) for f in dataclasses.fields(self)})
 
     def detach(self) -> Any:
-        """Cut the state out of the graph: memory goes on, gradients stop here (truncated backpropagation)."""
+        """Detach every tensor: the memory continues, gradients stop here (truncated backpropagation)."""
         return self.map(torch.Tensor.detach)
 
     def clone(self) -> Any:
@@ -53,13 +53,13 @@ class State:
         return self.map(lambda x: x.to(*args, **kwargs))
 
     def __getitem__(self, index: int | slice | list[int] | Tensor) -> Any:
-        """Choose sequences of the batch. The batch axis stays, also for a single number."""
+        """Select sequences of the batch. The batch axis stays, even for a single index."""
         if isinstance(index, numbers.Integral) or (torch.is_tensor(index) and index.dim() == 0):
             index = [int(index)]  # numpy's integers too
         return self.map(lambda x: x[index])
 
     def to_dict(self) -> dict[str, Tensor]:
-        """Flatten to a dictionary of tensors, with dots in the names: fits `torch.save` and safetensors."""
+        """Flatten to a dictionary of tensors with dotted names, for `torch.save` or safetensors."""
         flat: dict[str, Tensor] = {}
         for f in dataclasses.fields(self):
             x = getattr(self, f.name)
@@ -78,35 +78,35 @@ class State:
 
     @classmethod
     def from_dict(cls, flat: dict[str, Tensor]) -> Any:
-        """Rebuild a state from `to_dict`. Missing or unknown names raise one ValueError."""
+        """Rebuild a state from `to_dict`; missing or unknown names raise ValueError."""
         raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to one `.npz` file: arrays and a line of JSON, no pickle. All or nothing.
+        """Save the state atomically to one `.npz` file: arrays and a line of JSON, no pickle.
 
         Args:
             path: file to write; an existing one is replaced only when the new one is complete.
         """
         flat = {key: x.detach().cpu().contiguous() for key, x in self.to_dict().items()}
         kinds = {key: str(x.dtype).removeprefix("torch.") for key, x in flat.items()}
-        # numpy has no bfloat16: its bits travel as int16
+        # numpy has no bfloat16: its bits are stored as int16
         arrays = {k: (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy() for k, x in flat.items()}
         meta = json.dumps({"class": type(self).__name__, "dtypes": kinds}).encode()
         buffer = io.BytesIO()
         np.savez(buffer, **arrays, **{_META: np.frombuffer(meta, dtype=np.uint8)})
-        half_written = Path(f"{os.fspath(path)}.part")
-        half_written.write_bytes(buffer.getvalue())
-        os.replace(half_written, path)
+        partial = Path(f"{os.fspath(path)}.part")
+        partial.write_bytes(buffer.getvalue())
+        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Any:
-        """Read a state written by `save`; nothing in the file is executed.
+        """Load a state written by `save`; nothing in the file is executed.
 
         Args:
             path: the `.npz` file.
 
         Raises:
-            ValueError: if the file holds something else than a state of this class.
+            ValueError: if the file does not hold a state of this class.
         """
         with open(path, "rb") as file:  # an .npz is a zip of arrays
             if not zipfile.is_zipfile(file):
@@ -127,15 +127,15 @@ class State:
         return cls.from_dict(flat)
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: == of tensors has no single answer
+@dataclass(frozen=True, eq=False)  # compared by identity: == of tensors is elementwise
 class MemoryState(State):
     """Everything a memory carries from one call to the next; its size does not grow with the sequence.
 
     Attributes:
-        weights: L tensors (B, H, in, out): M_t, the memory now.
-        momentum: L tensors of the same shapes: S_t, the surprise still in motion.
-        anchor: L tensors of the same shapes: where the gradients of the present chunk are taken.
-        position: tokens already seen of the present chunk, in [0, chunk_size).
+        weights: L tensors (B, H, in, out): M_t, the current memory.
+        momentum: L tensors of the same shapes: S_t, the momentum of past surprise.
+        anchor: L tensors of the same shapes: the weights at which the current chunk's gradients are taken.
+        position: tokens of the current chunk already seen, in [0, chunk_size).
 
     Built in: notebooks/02 · Paper: eq. 13–14, 16
     """
@@ -157,7 +157,7 @@ class MemoryState(State):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors of the state."""
+        """Size of all tensors of the state in bytes."""
         return sum(x.numel() * x.element_size() for x in (*self.weights, *self.momentum, *self.anchor))
 
     @classmethod
@@ -180,7 +180,7 @@ class MemoryState(State):
 
 @dataclass(frozen=True, eq=False)
 class NeuralMemoryState(State):
-    """What a `NeuralMemory` carries from call to call.
+    """The state that a `NeuralMemory` carries from one call to the next.
 
     Attributes:
         memory: the memory's own state.
@@ -197,7 +197,7 @@ class NeuralMemoryState(State):
         """Rebuild a state from `to_dict`.
 
         Args:
-            flat: names of the memory's state after `memory.`, and `conv`.
+            flat: the memory's state, its names prefixed with `memory.`, and `conv`.
 
         Raises:
             ValueError: if names are missing or unknown.

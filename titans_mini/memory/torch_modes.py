@@ -1,4 +1,4 @@
-"""How the memory behaves inside PyTorch's own modes: autocast stays out of it, and so does torch.compile."""
+"""The memory under PyTorch's modes: autocast is disabled inside it, and torch.compile skips it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager:
-    """Compute in the types that the tensors have: in bfloat16 small writes would be rounded away.
+    """Disable autocast, so that tensors keep their dtypes: bfloat16 would round small writes away.
 
     Args:
-        device: of the tensors. "meta", which has shapes and no numbers, has no autocast and refuses the question.
+        device: device of the tensors. "meta" has no autocast and raises if asked, so nothing is disabled there.
 
     Returns:
         A context manager.
@@ -31,23 +31,23 @@ def autocasts(device: torch.device) -> bool:
 
 
 def not_compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Let torch.compile go around a function: the graph ends before it and begins anew after it.
+    """Exclude a function from torch.compile by a graph break.
 
-    The compiler would unroll the loop over chunks, and it fails in writes that go in place. The checks that look at
-    numbers would end the graph too, with a line in the log for each.
+    The compiler would unroll the loop over chunks, and it fails on in-place writes. The checks that read values would
+    break the graph too, with a line in the log for each.
 
     Args:
-        function: runs as it is, compiled or not.
+        function: the function to run eagerly.
 
     Returns:
-        The same function. `fullgraph=True` refuses it.
+        A wrapper with the same results. `fullgraph=True` raises.
     """
 
     @functools.wraps(function)
-    def around(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_compiling():
-            # made here and not above: `disable` loads the compiler, which takes as long as loading PyTorch
+            # called here, not at import: `disable` imports the compiler, which takes as long as importing PyTorch
             return torch.compiler.disable(function)(*args, **kwargs)
         return function(*args, **kwargs)
 
-    return around
+    return wrapper

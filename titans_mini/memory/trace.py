@@ -1,4 +1,4 @@
-"""A recorded run: what the memory was, and what surprised it, at every token. Widgets and figures only read it."""
+"""A recorded run, with weights, momentum and surprise at every token, for widgets and figures."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Trace:
     Attributes:
         weights: L tensors (T+1, B, H, in, out), M_0 … M_T.
         momentum: L tensors (T+1, B, H, in, out), S_0 … S_T.
-        momentary: (T, B, H), ‖θ_t ∇ℓ‖ over all layers: how far this token alone pushes.
-        past: (T, B, H), ‖η_t S_{t−1}‖: how far earlier surprise still pushes.
-        loss: (T, B, H), ℓ(M_{t−1}; k_t, v_t), asked before the write.
-        y: (B, H, T, D), the answers.
+        momentary: (T, B, H), ‖θ_t ∇ℓ‖ over all layers: the step of this token alone.
+        past: (T, B, H), ‖η_t S_{t−1}‖ over all layers: the step that earlier surprise still makes.
+        loss: (T, B, H), ℓ(M_{t−1}; k_t, v_t), before the write.
+        y: (B, H, T, D), the outputs.
         q: (B, H, T, D) as given; k, v, alpha, eta, theta likewise.
         k: see q.
         v: see q.
@@ -48,7 +48,7 @@ class Trace:
     theta: Tensor
 
     def __len__(self) -> int:
-        """Count the tokens T."""
+        """Return the number of tokens T."""
         return self.k.shape[2]
 
 
@@ -72,7 +72,7 @@ def record(
     chunk_size: int = 1,
     read: str = "after",
 ) -> Trace:
-    """Run a sequence through `neural_memory` one token a call and keep everything.
+    """Run a sequence through `neural_memory` one token per call and record every state.
 
     Meant for a few hundred tokens: it stores every M_t and S_t.
 
@@ -83,7 +83,7 @@ def record(
         alpha: (B, H, T) or (B, H, T, L) forget gates.
         eta: momentum gates, shaped like alpha.
         theta: step sizes, shaped like alpha.
-        state: where to start; default a fresh one.
+        state: the initial state; default `net.init_state(B, H)`.
         net: the memory's network.
         chunk_size: C; 1 is the online rule.
         read: "after" or "before" the write.
@@ -97,14 +97,14 @@ def record(
 
     Built in: notebooks/01 · Paper: eq. 8–14
     """
-    # one call over everything refuses bad input before anything is recorded, and chooses the type of the state
+    # one call over the whole sequence checks the inputs before anything is recorded, and sets the state's dtype
     _, end = neural_memory(q, k, v, alpha, eta, theta, state, net=net, chunk_size=chunk_size, read=read)
     if v.shape[2] == 0:
         raise ValueError(f"record: got shape {tuple(v.shape)}, expected (B, H, T, D) with at least one token")
     kind = {"device": v.device, "dtype": end.weights[0].dtype}
     state = state.clone() if state else net.init_state(*v.shape[:2], **kind)
     q, k, v, alpha, eta, theta = (x.to(**kind, copy=True) for x in (q, k, v, alpha, eta, theta))
-    states, momentary, past, wrong, y = [state], [], [], [], []
+    states, momentary, past, losses, y = [state], [], [], [], []
     for t in range(v.shape[2]):
         at = state.anchor if state.position else state.weights
         gates = [g[:, :, t].reshape(*g.shape[:2], -1).expand(-1, -1, net.depth).unbind(-1) for g in (eta, theta)]
@@ -112,12 +112,12 @@ def record(
         u = surprise(net, at, k[:, :, t], v[:, :, t])
         momentary.append(_norm(tuple(a * b for a, b in zip(theta_t, u, strict=True))))
         past.append(_norm(tuple(a * b for a, b in zip(eta_t, state.momentum, strict=True))))
-        wrong.append(loss(net, state.weights, k[:, :, t], v[:, :, t]))
+        losses.append(loss(net, state.weights, k[:, :, t], v[:, :, t]))
         token = [x[:, :, t : t + 1] for x in (q, k, v, alpha, eta, theta)]
         y_t, state = neural_memory(*token, state, net=net, chunk_size=chunk_size, read=read)
         states.append(state)
         y.append(y_t)
     weights = tuple(torch.stack(layer).detach() for layer in zip(*(s.weights for s in states), strict=True))
     momentum = tuple(torch.stack(layer).detach() for layer in zip(*(s.momentum for s in states), strict=True))
-    kept = (torch.stack(momentary), torch.stack(past), torch.stack(wrong), torch.cat(y, 2))
+    kept = (torch.stack(momentary), torch.stack(past), torch.stack(losses), torch.cat(y, 2))
     return Trace(weights, momentum, *(x.detach() for x in (*kept, q, k, v, alpha, eta, theta)))

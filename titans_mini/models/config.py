@@ -68,7 +68,7 @@ class TitansConfig:
     momentum: bool = True  # False: η = 0, for ablations
     forgetting: bool = True  # False: α = 0
     forget: str = "scalar"  # ⚠ or "channel": one rate per channel, see `channelwise`; the delta rules use one per head
-    group_size: int | None = None  # for training: chunks between stored states, 1 is fastest, see `neural_memory`
+    group_size: int | None = None  # chunks read together, with one state kept for training; see `neural_memory`
     attention: str = "sdpa"  # or "flex": FlexAttention, the same result, for CUDA devices
 
     # choices that the paper leaves open

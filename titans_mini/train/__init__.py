@@ -1,4 +1,4 @@
-"""Training: one loop that can be read, from the tiny models of the notebooks to full-size runs."""
+"""Training: one readable loop, from the tiny models of the notebooks to full-size runs."""
 
 from titans_mini.train.history import History
 from titans_mini.train.loop import TrainConfig, Trainer, train

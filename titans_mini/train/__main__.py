@@ -21,7 +21,7 @@ from titans_mini.train.sources import Recall, Source, Windows
 
 
 def parser() -> argparse.ArgumentParser:
-    """Describe the command line."""
+    """Build the command-line parser."""
     p = argparse.ArgumentParser(prog="python -m titans_mini.train", description="Train a TitansLM.")
     p.add_argument("--model", default="mac-tiny", help="a preset: variant-size, such as mag-tiny or mac-340m")
     texts = ", ".join(name for name, known in KNOWN.items() if known.path.startswith("text/"))
@@ -41,10 +41,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def read_text(name: str) -> str:
-    """Find a text: the English that ships with Python, a known file, or a path.
+    """Read a text: the English that ships with Python, a known file, or a path.
 
     Raises:
-        FileNotFoundError: if it is none of them.
+        FileNotFoundError: if the name is none of these.
     """
     if name == "english":
         return english()
@@ -56,16 +56,16 @@ def read_text(name: str) -> str:
 
 
 def build(options: argparse.Namespace) -> tuple[TitansLM, Source]:
-    """Make the model and its data.
+    """Build the model and its source of batches.
 
     Args:
-        options: as parsed.
+        options: the parsed command line.
 
     Returns:
         The model on its device, with weights that depend on the seed only, and the source of batches.
     """
     changes = dict(item.split("=", 1) for item in options.set)
-    changes = {key: _literal(value) for key, value in changes.items()}
+    changes = {key: _parse_value(value) for key, value in changes.items()}
     sizes = (options.batch, options.length, options.seed)
     if options.data == "recall":
         task = RecallTask()
@@ -79,8 +79,8 @@ def build(options: argparse.Namespace) -> tuple[TitansLM, Source]:
     return TitansLM(TitansConfig.preset(options.model, **changes)).to(options.device), source
 
 
-def _literal(text: str) -> object:
-    """Read a number, a tuple, None or True; what is none of them is a word."""
+def _parse_value(text: str) -> object:
+    """Parse a Python literal (number, tuple, None, bool); return any other text unchanged."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -88,10 +88,10 @@ def _literal(text: str) -> object:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Train, and leave checkpoint.pt, history.json and the model (config.json, model.safetensors) in a folder.
+    """Train, and write checkpoint.pt, history.json and the model (config.json, model.safetensors) to a folder.
 
     Args:
-        arguments: of the command line; default those of this process.
+        arguments: command-line arguments; default sys.argv[1:].
     """
     options = parser().parse_args(arguments)
     model, source = build(options)

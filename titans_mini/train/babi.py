@@ -1,4 +1,4 @@
-"""bAbI qa1 as a task: a story word by word, its questions where they stand, the answer at each question mark."""
+"""bAbI qa1 as a training task: stories as word tokens, with the answer as the target at each question mark."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def words(sentence: str) -> list[str]:
 
 
 def _stories(split: str) -> Iterator[Story]:
-    """The real stories of qa1, "train" or "test"."""
+    """Read the real stories of qa1; `split` is "train" or "test"."""
     return read_stories(fetch(FILES[split]))
 
 
 @lru_cache(maxsize=2)
 def encoded(split: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Encode the real stories of qa1.
+    """Encode the real stories of qa1 as token ids.
 
     Args:
         split: "train" or "test".
@@ -54,13 +54,13 @@ def encoded(split: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def _vocabulary() -> tuple[str, ...]:
-    """The words of the training stories, padding first."""
+    """Return the sorted words of the training stories, with the padding token first."""
     found = {word for story in _stories("train") for line in story.lines for word in words(line.text)}
     return (PAD, *sorted(found))
 
 
 def _row(story: Story, index: dict[str, int]) -> tuple[list[int], list[tuple[int, int]]]:
-    """Token ids of a story, and (place, answer) of each question. Answers are not written into the story."""
+    """Return a story's token ids without the answers, and (position, answer id) per question."""
     row: list[int] = []
     asked = []
     for line in story.lines:
@@ -72,10 +72,10 @@ def _row(story: Story, index: dict[str, int]) -> tuple[list[int], list[tuple[int
 
 @dataclass(frozen=True)
 class Babi:
-    """A task of `titans_mini.train.experiments`: real qa1, 2,000 stories of five questions, the n-th after 2n facts.
+    """A task of `titans_mini.train.experiments`: real qa1, 2,000 stories with five questions, the n-th after 2n facts.
 
-    The curriculum is in the stories: the first question of each has two facts before it, the last has ten.
-    `stages` cuts stories short at first: (until this step, questions kept).
+    Each story is its own curriculum: two facts precede its first question, ten its last. Early in training `stages`
+    truncates the stories: (end step, questions kept).
     """
 
     stages: tuple[tuple[int, int], ...] = ((100, 1), (200, 2))
@@ -83,7 +83,7 @@ class Babi:
     vocab_size: int = 22  # words of qa1, stop, question mark and padding
 
     def source(self, seed: int) -> Source:
-        """Make the batches of training."""
+        """Return the source of training batches."""
         tokens, targets, vocabulary = encoded("train")
         if len(vocabulary) != self.vocab_size:
             raise ValueError(f"vocab_size: got {self.vocab_size}, expected {len(vocabulary)} words of qa1")
@@ -91,20 +91,20 @@ class Babi:
 
     @torch.no_grad()
     def score(self, model: nn.Module, seed: int) -> dict:
-        """Answer the 1,000 real test questions.
+        """Score a model on the 1,000 real test questions.
 
         Args:
             model: a `TitansLM`.
-            seed: of training; the questions are the same for all.
+            seed: training seed; not used, the questions are the same for all.
 
         Returns:
-            "accuracy" over all, "by_facts": {number of facts before the question: accuracy}, and "last_room": what the
-            shortcut scores that names the room mentioned last.
+            "accuracy" over all questions; "by_facts": {number of facts before the question: accuracy}; "last_room":
+            accuracy of the shortcut that answers with the room mentioned last.
         """
         tokens, targets, _ = encoded("test")
         said = torch.cat([model(part)[0].argmax(-1) for part in tokens.split(50)])
         where = targets != IGNORE
-        right = (said[where] == targets[where]).float().view(len(tokens), -1)  # five questions a story
+        right = (said[where] == targets[where]).float().view(len(tokens), -1)  # five questions per story
         samples = [sample for story in _stories("test") for sample in story.samples()]
         shortcut = sum(last_room(sample) == sample.answer for sample in samples) / len(samples)
         by_facts = {str(2 * n + 2): round(x, 3) for n, x in enumerate(right.mean(0).tolist())}
@@ -113,7 +113,7 @@ class Babi:
 
 @dataclass(frozen=True, eq=False)
 class _Stories:
-    """Stories of chance, cut after the first questions while the run is young."""
+    """Random batches of stories, truncated after the first questions early in training."""
 
     tokens: Tensor
     targets: Tensor
@@ -122,7 +122,7 @@ class _Stories:
     seed: int
 
     def __call__(self, index: int) -> Batch:
-        """Choose batch number `index`."""
+        """Return batch number `index`."""
         rows = torch.randint(len(self.tokens), (self.batch,), generator=generator(self.seed, index))
         tokens, targets = self.tokens[rows], self.targets[rows]
         kept = next((n for end, n in self.stages if index < end), None)

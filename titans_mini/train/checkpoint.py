@@ -1,4 +1,4 @@
-"""Files of a run that are never half written."""
+"""Checkpoint files, written atomically."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain data to a file.
+    """Write tensors and plain data to a file, atomically.
 
-    The file is written beside its place and then moved there, so that an interruption leaves the one before.
+    A temporary file in the same folder replaces the old one, so that an interruption leaves the previous checkpoint.
 
     Args:
         path: the file.
@@ -32,13 +32,13 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote. Only tensors and plain data are read (`weights_only`), no code.
+    """Load a file of `save_checkpoint`: only tensors and plain data (`weights_only`), no code.
 
     Args:
         path: the file.
-        device: where the tensors go.
+        device: device of the loaded tensors.
 
     Returns:
-        The content.
+        The saved dictionary.
     """
     return torch.load(path, map_location=device, weights_only=True)

@@ -1,8 +1,8 @@
-"""Texts that repeat themselves: only a memory that writes can foresee the second time.
+"""Byte sequences with repetitions, which only a memory that writes can predict.
 
-Half of each batch is text as it is, a quarter pieces of it again and again, a quarter pieces of nonsense: in these
-nothing but the memory helps. A model that learns text first has little left to gain from its memory and hardly ever
-begins to use it, so a drill comes before: batches of nonsense alone.
+Half of each batch is plain text, a quarter repeats a piece of text, a quarter repeats a piece of random letters
+("nonsense"), which only the memory can predict. A model that learns text first has little left to gain from its memory
+and hardly ever begins to use it, so training can start with a drill: batches of nonsense alone.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from titans_mini.data.recall import IGNORE
 from titans_mini.data.seeds import generator
 from titans_mini.train.sources import Batch, Windows
 
-LETTERS = 97, 123  # a to z, what nonsense is made of
+LETTERS = 97, 123  # a to z, the alphabet of the nonsense
 
 
 @dataclass(frozen=True, eq=False)
 class Echo:
-    """Batches of bytes of which every other sequence repeats one piece until it is full.
+    """Source of byte batches in which every other sequence repeats one piece to its full length.
 
     Raises:
-        ValueError: if the text is shorter than one sequence, or the lengths of the pieces cannot be.
+        ValueError: if the text is shorter than one sequence, or the lengths of the pieces are out of range.
     """
 
     ids: Tensor  # (N,) integers, the text
     batch: int  # sequences B
-    length: int  # bytes T of a sequence
+    length: int  # bytes T per sequence
     seed: int = 0
-    shortest: int = 4  # bytes of a piece
+    shortest: int = 4  # bytes per repeated piece
     longest: int = 24
-    drill: int = 0  # so many batches come first in which every sequence is nonsense
+    drill: int = 0  # number of initial batches in which every sequence is nonsense
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, the first thing found."""
-        Windows(self.ids, self.batch, self.length, self.seed)  # its error is the clear one
+        """Raise ValueError for the first field out of range."""
+        Windows(self.ids, self.batch, self.length, self.seed)  # raises its clear error if the text is too short
         if not 0 < self.shortest <= self.longest <= self.length:
             raise ValueError(
                 f"Echo: got pieces of {self.shortest} to {self.longest} tokens, expected 1 ≤ shortest ≤ longest ≤ "
@@ -45,7 +45,7 @@ class Echo:
             )
 
     def __call__(self, index: int) -> Batch:
-        """Make batch number `index`; nothing is asked of the first time that nonsense is read."""
+        """Return batch number `index`; the first occurrence of a piece of nonsense has no targets."""
         g = generator(self.seed, index)
         row = torch.arange(self.batch)[:, None]
         nonsense = (row % 4 == 3) | (index < self.drill)

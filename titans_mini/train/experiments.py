@@ -1,4 +1,4 @@
-"""The recorded experiments, as data: what is trained, on what, with which seeds."""
+"""The recorded experiments as data: model, training configuration, task and seeds."""
 
 from __future__ import annotations
 
@@ -16,50 +16,50 @@ from titans_mini.train.loop import TrainConfig, Trainer
 from titans_mini.train.sources import Source
 
 SEEDS = (0, 1, 2)
-EARLY = 5  # losses kept of the first steps: a test trains these steps again
+EARLY = 5  # initial losses kept: a test trains these steps again
 
 
 class Task(Protocol):
-    """What a model is trained and scored on."""
+    """Interface of a task: training batches and a score."""
 
     @property
     def vocab_size(self) -> int:
-        """Count the token ids."""
+        """Return the number of token ids."""
 
     def source(self, seed: int) -> Source:
-        """Make the batches of training."""
+        """Return the source of training batches."""
 
     def score(self, model: nn.Module, seed: int) -> dict:
-        """Return plain numbers for the record."""
+        """Score a model; return plain numbers for the record."""
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One model on one task, for several seeds."""
 
-    group: str  # the file of its results
+    group: str  # names the results file
     name: str  # unique in the group
     model: TitansConfig
     train: TrainConfig
     task: Task
     seeds: tuple[int, ...] = SEEDS
-    why: str = ""  # what it is there for; not part of the configuration
+    why: str = ""  # purpose of the experiment; not part of the configuration
 
     def config(self) -> dict[str, dict[str, Any]]:
-        """Return every number that the result depends on, defaults included, as JSON has them."""
-        train = replace(self.train, seed=0)  # the seed has a place of its own
+        """Return the full configuration, defaults included, as JSON data."""
+        train = replace(self.train, seed=0)  # the seed is recorded separately
         parts = {"model": self.model, "train": train, "task": self.task}
         plain = {name: {"kind": type(part).__name__, **asdict(part)} for name, part in parts.items()}
         return json.loads(json.dumps(plain))
 
     def hash(self) -> str:
-        """Return a fingerprint of what differs from the defaults, which no new field with a default changes."""
+        """Hash the fields that differ from their defaults, so that a new field with a default keeps the hash."""
         parts = {"model": self.model, "train": replace(self.train, seed=0), "task": self.task}
-        own = {name: _chosen(part) for name, part in parts.items()}
+        own = {name: _non_defaults(part) for name, part in parts.items()}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
     def trainer(self, seed: int, progress: bool = False) -> Trainer:
-        """Make the model of one seed, ready to be trained."""
+        """Build the model of one seed and its trainer."""
         torch.manual_seed(seed)
         model = TitansLM(self.model)
         return Trainer(model, self.task.source(seed), replace(self.train, seed=seed), progress=progress)
@@ -68,12 +68,12 @@ class Experiment:
         """Train and score one seed.
 
         Args:
-            seed: of the weights and the data.
-            progress: whether to show a bar.
+            seed: seed of the weights and the data.
+            progress: show a progress bar.
 
         Returns:
-            What is recorded, without place and time: "hash", "seed", "parameters", "seconds", "first" losses, "curve"
-            and "scores".
+            The record without hardware, date and commit: "hash", "seed", "parameters", "seconds", "first" losses,
+            "curve" and "scores".
         """
         trainer = self.trainer(seed, progress)
         history = trainer.run()
@@ -89,11 +89,11 @@ class Experiment:
         }
 
 
-def _chosen(part: Any) -> dict[str, Any]:
-    """Fields of a dataclass that differ from their defaults, those of its parts likewise."""
+def _non_defaults(part: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults, recursively."""
     out: dict[str, Any] = {"kind": type(part).__name__}
     for field in fields(part):
         value = getattr(part, field.name)
         if value != field.default:
-            out[field.name] = _chosen(value) if is_dataclass(value) else value
+            out[field.name] = _non_defaults(value) if is_dataclass(value) else value
     return out

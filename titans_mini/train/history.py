@@ -1,4 +1,4 @@
-"""What a training run leaves behind: its losses and its scores on the way."""
+"""Training history: the loss of every step and the evaluation scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 
 @dataclass
 class History:
-    """The curve of a run; plain numbers, so that it can be written as JSON.
+    """The training curve of a run; plain numbers, so that it can be written as JSON.
 
     Attributes:
-        losses: mean cross-entropy in nats of each step.
-        scores: what the evaluation hook returned, with the number of steps done before it under "step".
-        seconds: of training so far, over all parts of an interrupted run, without evaluations.
+        losses: mean cross-entropy per step, in nats.
+        scores: results of the evaluation hook, each with the number of completed steps under "step".
+        seconds: training time so far, over all parts of an interrupted run, without evaluations.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -20,7 +20,7 @@ class History:
     seconds: float = 0.0
 
     def smooth(self, over: int = 20) -> list[float]:
-        """Average the last `over` losses at every step; fewer where there are fewer.
+        """Return the running mean of the last `over` losses, of fewer at the start.
 
         Raises:
             ValueError: if `over` is not positive.
@@ -34,7 +34,7 @@ class History:
         return out
 
     def thin(self, points: int = 50) -> list[list[float]]:
-        """Return at most `points` pairs [step, mean loss since the pair before], for a small file.
+        """Return at most `points` pairs [step, mean loss since the previous pair], for a small file.
 
         Raises:
             ValueError: if `points` is not positive.
@@ -47,5 +47,5 @@ class History:
         return [[end, sum(piece) / len(piece)] for end, piece in pieces]
 
     def to_dict(self) -> dict:
-        """Return plain lists and numbers."""
+        """Return the history as plain lists and numbers."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Bytes of a book: how much a memory helps, by the position in the context, and along the book."""
+"""Byte-level language modelling of a book: bits per byte by position in the context, and along the book."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from titans_mini.train.sources import Source, Windows
 
 @lru_cache(maxsize=2)
 def book(name: str) -> str:
-    """Return a known text without the lines that its publisher put around it, with plain line ends.
+    """Return a known text without the publisher's header and footer, with plain line ends.
 
     Args:
-        name: of `fetch`, such as "sherlock".
+        name: a name known to `fetch`, such as "sherlock".
     """
     text = fetch(name).read_bytes().decode("utf-8").replace("\r\n", "\n")
     found = re.search(r"\*\*\* ?START OF[^\n]*\n(.*)\*\*\* ?END OF", text, re.S)
@@ -29,40 +29,40 @@ def book(name: str) -> str:
 
 @dataclass(frozen=True)
 class Language:
-    """A task of `train.experiments`: the last 80 % of a book to learn from, its beginning to be scored on."""
+    """A task of `train.experiments`: train on the last 80 % of a book, evaluate on its beginning."""
 
-    text: str = "sherlock"  # a name of `fetch`
-    held_out: float = 0.2  # of the book, from its first byte on
+    text: str = "sherlock"  # a name known to `fetch`
+    held_out: float = 0.2  # share of the book, from its first byte on
     batch: int = 8
-    length: int = 256  # bytes of a piece in training
-    context: int = 1024  # bytes of a piece in the evaluation
-    pieces: int = 64  # of the held-out part, evenly spaced
-    edges: tuple[int, ...] = (0, 16, 32, 64, 128, 256, 512, 1024)  # of the bins of position
-    along: int = 57_344  # bytes read from the beginning of the book in one go
-    block: int = 1024  # bytes of it averaged, and after which the other reading starts anew
+    length: int = 256  # bytes per training sequence
+    context: int = 1024  # bytes per evaluation sequence
+    pieces: int = 64  # evaluation sequences, evenly spaced in the held-out part
+    edges: tuple[int, ...] = (0, 16, 32, 64, 128, 256, 512, 1024)  # edges of the position bins
+    along: int = 57_344  # bytes read from the beginning of the book with one carried state
+    block: int = 1024  # bytes per average; the reading with fresh states resets after each block
     vocab_size: int = 256
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """Return the bytes to learn from and those held out."""
+        """Return the training bytes and the held-out bytes, each 1-D."""
         ids = to_bytes(book(self.text))
         cut = round(len(ids) * self.held_out)
         return ids[cut:], ids[:cut]
 
     def source(self, seed: int) -> Source:
-        """Make the batches of training."""
+        """Return the source of training batches."""
         return Windows(self.split()[0], self.batch, self.length, seed)
 
     @torch.no_grad()
     def score(self, model: nn.Module, seed: int) -> dict:
-        """Measure bits a byte by position in the context, and along the book; the bytes are the same for all.
+        """Measure bits per byte by position in the context, and along the book; all models get the same bytes.
 
         Args:
             model: a `TitansLM`.
-            seed: of training; not used.
+            seed: training seed; not used.
 
         Returns:
-            "edges": of the bins of position. "bits": mean bits a byte in each. "carried" and "fresh": bits a byte of
-            each block of the book's beginning, with the state carried along and with a new one for each block.
+            "edges": of the position bins. "bits": mean bits per byte in each bin. "carried" and "fresh": bits per byte
+            of each block of the book's beginning, with one carried state and with a fresh state per block.
         """
         ids = self.split()[1]
         starts = torch.linspace(0, len(ids) - self.context - 1, self.pieces).long()
@@ -71,10 +71,10 @@ class Language:
         by_position = bits.mean(0)
         bins = zip(self.edges, self.edges[1:], strict=False)
         row = [round(by_position[a:b].mean().item(), 5) for a, b in bins]
-        return {"edges": list(self.edges), "bits": row, **self._along(model, ids[: self.along + 1])}
+        return {"edges": list(self.edges), "bits": row, **self._by_block(model, ids[: self.along + 1])}
 
-    def _along(self, model: nn.Module, ids: Tensor) -> dict:
-        """Read the book's beginning block by block."""
+    def _by_block(self, model: nn.Module, ids: Tensor) -> dict:
+        """Measure bits per byte of each block of `ids` (N,), with one carried state and with fresh states."""
         blocks = ids.unfold(0, self.block + 1, self.block)  # each ends with the first byte of the next
         state, carried = None, []
         for block in blocks:
@@ -86,12 +86,12 @@ class Language:
 
 @torch.no_grad()
 def bits_per_token(model: nn.Module, tokens: Tensor, state=None) -> tuple[Tensor, object]:
-    """Ask a language model how many bits each next token costs it: how surprised it is.
+    """Compute the cross-entropy of each next token in bits.
 
     Args:
         model: a `TitansLM`.
         tokens: (B, T + 1).
-        state: where to go on from.
+        state: initial state; None starts afresh.
 
     Returns:
         (B, T) bits, and the state after T tokens.

@@ -1,4 +1,4 @@
-"""The training loop: read a batch, ask how wrong the model was, step. Everything else is for runs that last."""
+"""The training loop: batch, loss, gradient, step. Everything else serves long runs."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained. The defaults follow the paper where it says something (section 5.1, appendix E.1).
+    """Hyperparameters of training. The defaults follow the paper where it gives a value (section 5.1, appendix E.1).
 
     Raises:
         ValueError: if a number is out of range.
     """
 
     steps: int = 1000
-    lr: float = 4e-4  # at the end of the warm-up, as in the paper
-    warmup: int = 50  # steps in which the rate rises from 0
-    final_lr: float = 0.1  # where the cosine ends, in units of lr
-    weight_decay: float = 0.1  # of matrices only, as in the paper; norms, biases and gates decay to nothing useful
+    lr: float = 4e-4  # learning rate at the end of the warm-up, as in the paper
+    warmup: int = 50  # steps over which the rate rises from 0
+    final_lr: float = 0.1  # end of the cosine schedule, in units of lr
+    weight_decay: float = 0.1  # on matrices only, as in the paper; norms, biases and gates would lose their meaning
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
-    clip: float = 1.0  # largest norm of the gradient
-    accumulate: int = 1  # batches of the source that make one step
+    clip: float = 1.0  # maximum gradient norm
+    accumulate: int = 1  # batches per optimiser step
     precision: str = "float32"  # or "bfloat16": autocast, weights stay float32
     evaluate_every: int = 0  # steps between evaluations; 0: only at the end
     save_every: int = 0  # steps between checkpoints; 0: only at the end
-    seed: int = 0  # of what the model itself draws
+    seed: int = 0  # seed of random draws inside the model
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be, the first thing found."""
+        """Raise ValueError for the first field out of range."""
         for name in ("steps", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected ≥ 1")
@@ -67,17 +67,17 @@ class TrainConfig:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Split the parameters: matrices decay, everything else does not.
+    """Split the parameters into two groups: matrices with weight decay, everything else without.
 
-    The bias of a forget gate *is* its half-life, and M₀ is a memory, not a map: decay would pull both to a meaning
-    that nobody chose.
+    The bias of a forget gate *is* its half-life, and M₀ is a memory, not a map: weight decay would pull both towards
+    arbitrary values.
 
     Args:
         model: any module.
-        weight_decay: of the matrices.
+        weight_decay: weight decay of the matrices.
 
     Returns:
-        Two groups for an optimiser.
+        Two parameter groups for an optimiser.
     """
     matrices, others = [], []
     for name, p in model.named_parameters():
@@ -87,15 +87,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 class Trainer:
-    """A run that can stop and go on: the same numbers whether it was interrupted or not.
+    """A resumable training run: the numbers are the same whether it was interrupted or not.
 
     Args:
         model: called as model(tokens), returns logits (B, T, V) and a state, like `TitansLM`.
         source: batch number → batch.
-        config: how to train.
+        config: hyperparameters.
         evaluate: called with the model every `evaluate_every` steps and at the end; returns named scores.
-        folder: where checkpoints go; None writes none. A checkpoint found there is continued.
-        progress: whether to show a bar.
+        folder: folder of the checkpoints; None writes none. An existing checkpoint is resumed.
+        progress: show a progress bar.
 
     Raises:
         ValueError: if the checkpoint in `folder` belongs to another run.
@@ -123,11 +123,11 @@ class Trainer:
 
     @property
     def done(self) -> int:
-        """Count the steps done."""
+        """Return the number of completed steps."""
         return len(self.history.losses)
 
     def _content(self) -> dict[str, Any]:
-        """Collect everything that the next step depends on."""
+        """Return the contents of a checkpoint: all state that the next step depends on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -137,7 +137,7 @@ class Trainer:
         }
 
     def _restore(self, content: dict[str, Any]) -> None:
-        """Go on where the run that wrote `content` stopped."""
+        """Restore model, optimiser, history and random state from a checkpoint's `content`."""
         mine = asdict(self.config)
         other = {key: value for key, value in content["config"].items() if mine.get(key) != value}
         if other:
@@ -157,13 +157,13 @@ class Trainer:
         """Train up to step `until`, or to the end.
 
         Args:
-            until: where to stop; the rest can follow in another call, or another process.
+            until: step at which to stop; another call or process can resume from there.
 
         Returns:
-            The curve so far.
+            The history so far.
 
         Raises:
-            FloatingPointError: if the loss is no longer finite; the last checkpoint stays.
+            FloatingPointError: if the loss is not finite; the last checkpoint stays.
         """
         c = self.config
         last = c.steps if until is None else min(until, c.steps)
@@ -180,7 +180,7 @@ class Trainer:
         return self.history
 
     def step(self) -> float:
-        """Do one step and return its loss."""
+        """Run one optimiser step and return its loss."""
         began, number, total = time.perf_counter(), self.done, 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(number)
@@ -198,7 +198,7 @@ class Trainer:
         return total
 
     def _loss(self, index: int) -> Tensor:
-        """Mean cross-entropy of batch number `index` over the positions that are asked."""
+        """Compute the mean cross-entropy of batch number `index` over the positions that have a target."""
         tokens, targets = (x.to(self.device, non_blocking=True) for x in self.source(index))
         kind = PRECISIONS[self.config.precision]
         with torch.autocast(self.device.type, kind) if kind else nullcontext():
@@ -207,7 +207,7 @@ class Trainer:
         return F.cross_entropy(logits[asked].float(), targets[asked])
 
     def _score(self) -> None:
-        """Ask the evaluation hook."""
+        """Run the evaluation hook and append its scores to the history."""
         self.model.eval()
         with torch.no_grad():
             self.history.scores.append({"step": self.done, **self.evaluate(self.model)})
@@ -218,12 +218,12 @@ def train(model: nn.Module, source: Source, config: TrainConfig, **options) -> H
     """Train a model from start to end: `Trainer(model, source, config, **options).run()`.
 
     Args:
-        model: see `Trainer`; it is changed.
+        model: see `Trainer`; trained in place.
         source: see `Trainer`.
         config: see `Trainer`.
         options: see `Trainer`.
 
     Returns:
-        The curve.
+        The history.
     """
     return Trainer(model, source, config, **options).run()

@@ -1,4 +1,4 @@
-"""The toy needle: trained on short haystacks, asked in long ones, scored by length and depth."""
+"""Toy needle in a haystack: train on short haystacks, evaluate on long ones, score by length and depth."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from titans_mini.data.recall import IGNORE, RecallTask
 from titans_mini.memory.layer import NeuralMemory
 from titans_mini.train.sources import Curriculum, Recall, Source
 
-CALL = 1 << 15  # tokens of one call in an evaluation: its memory stays small
-HELD_OUT = 1_000_000  # added to a seed: no batch of an evaluation is one of training
+CALL = 1 << 15  # tokens per evaluation call, to bound its memory
+HELD_OUT = 1_000_000  # added to the seed, so that evaluation batches differ from training batches
 
 
 @dataclass(frozen=True)
 class Needle:
-    """A task of `titans_mini.train.experiments`: what is trained on, and how it is scored.
+    """A task of `titans_mini.train.experiments`: training batches and the score of the toy needle.
 
     In training each pair is asked three times: the second and third question about a key can be answered from the
-    first, a few tokens back. Scored are haystacks with one question a pair, so every answer is as far away as its pair.
+    first, a few tokens back. The evaluation asks one question per pair, so every answer is as far away as its pair.
     """
 
     task: RecallTask = RecallTask(pairs=4, questions=12, keys=16, values=16, noise=16)
-    stages: tuple[tuple[int, int], ...] = ((60, 1), (120, 2))  # (until this step, pairs): the curriculum
+    stages: tuple[tuple[int, int], ...] = ((60, 1), (120, 2))  # curriculum: (end step, pairs)
     batch: int = 16
-    length: int = 64  # of every sequence in training
+    length: int = 64  # tokens per training sequence
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
-    sequences: int = 64  # in an evaluation, of each length
-    bins: int = 8  # of depth
+    sequences: int = 64  # evaluation sequences per length
+    bins: int = 8  # number of depth bins
 
     @property
     def vocab_size(self) -> int:
-        """Count the token ids."""
+        """Return the number of token ids."""
         return self.task.vocab_size
 
     def source(self, seed: int) -> Source:
-        """Make the batches of training."""
+        """Return the source of training batches."""
         stages = [(end, Recall(replace(self.task, pairs=n), self.batch, self.length, seed)) for end, n in self.stages]
         return Curriculum(tuple(stages), Recall(self.task, self.batch, self.length, seed))
 
     def score(self, model: nn.Module, seed: int) -> dict:
-        """Count right answers by length and depth; with a memory, see what its gates do to each kind of token.
+        """Count correct answers by length and depth; for a model with a memory, average its gates per kind of token.
 
         Args:
             model: a `TitansLM`.
-            seed: of training; the questions are others.
+            seed: training seed; the evaluation draws other questions.
 
         Returns:
-            "chance": of guessing. "lengths": a list of {"length", "right": one count a bin of depth, "asked": likewise,
-            "order": right answers to the first question of a sequence, the second …}: who knows which values there
-            are, but not which belongs to the key, is right at the last question, when one is left.
-            "gates": kind of token → {"keep": mean half-life of the last layer in tokens, "theta": mean θ}, or None.
+            "chance": accuracy of guessing. "lengths": a list of {"length", "right": correct answers per depth bin,
+            "asked": questions per depth bin, "order": correct answers to the first question of a sequence, the
+            second …}. A model that knows which values occur, but not their keys, is right at the last question, when
+            only one value is left. "gates": as returned by `gates_by_kind`.
         """
         task = replace(self.task, questions=self.task.pairs)
-        rows = [self._at(model, task, length, HELD_OUT + seed) for length in self.lengths]
+        rows = [self._at_length(model, task, length, HELD_OUT + seed) for length in self.lengths]
         return {"chance": 1 / task.values, "lengths": rows, "gates": gates_by_kind(model, task, HELD_OUT + seed)}
 
     @torch.no_grad()
-    def _at(self, model: nn.Module, task: RecallTask, length: int, seed: int) -> dict:
-        """Score one length."""
+    def _at_length(self, model: nn.Module, task: RecallTask, length: int, seed: int) -> dict:
+        """Count correct answers at one haystack length."""
         right, asked, order = torch.zeros(self.bins), torch.zeros(self.bins), torch.zeros(task.questions)
         made = task.batch(self.sequences, length, seed, length)
         for tokens, targets, depth in zip(*(x.split(max(1, CALL // length)) for x in made), strict=True):
@@ -76,17 +76,17 @@ class Needle:
 
 @torch.no_grad()
 def gates_by_kind(model: nn.Module, task: RecallTask, seed: int, length: int = 256) -> dict | None:
-    """Average the first memory's gates over keys, values and noise of a haystack: does it write what matters?
+    """Average the first memory's gates over the keys, values and noise tokens of haystacks.
 
     Args:
         model: a `TitansLM`.
-        task: what it was trained on.
-        seed: of the haystacks.
-        length: of each.
+        task: the task of its training.
+        seed: seed of the haystacks.
+        length: tokens per haystack.
 
     Returns:
         Kind of token → {"half_life": tokens, "theta": step size}, of the memory's last layer, averaged over heads; the
-        half-life is that of the mean α. None for a model without a memory.
+        half-life is that of the mean α, None if that is 0. None for a model without a memory.
     """
     memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
     if not memories:
@@ -98,13 +98,13 @@ def gates_by_kind(model: nn.Module, task: RecallTask, seed: int, length: int = 2
         model(tokens)
     finally:
         hook.remove()
-    read = torch.cat(seen, 1)[:, -length:]  # MAC's segments one by one; others read persistent tokens in front
+    read = torch.cat(seen, 1)[:, -length:]  # MAC reads segment by segment; the others read persistent tokens first
     alpha, _, theta = memories[0].gates(read)
     alpha, theta = (g[..., -1].mean(1).double() for g in (alpha, theta))  # (B, T)
     edges = torch.tensor([task.keys, task.keys + task.values])
     kind = torch.bucketize(tokens, edges, right=True)
     out = {}
     for i, name in enumerate(("key", "value", "noise")):
-        rate = -torch.log2(1 - alpha[kind == i].mean()).item()  # halvings a token
+        rate = -torch.log2(1 - alpha[kind == i].mean()).item()  # halvings per token
         out[name] = {"half_life": 1 / rate if rate > 0 else None, "theta": theta[kind == i].mean().item()}
     return out

@@ -1,4 +1,4 @@
-"""What `make results` records for notebook 12."""
+"""The experiments that `make results` records for notebook 12."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from titans_mini.train.loop import TrainConfig
 from titans_mini.train.needle import Needle
 
 NEEDLE = Needle()
-# About 24,000 weights each, and the same 1,000 steps for all. One block with a memory binds neighbours by its
-# convolution; attention needs two blocks to look at what stands beside what it found, so the models without a memory
-# get two, each with a narrower MLP. The window holds two pairs, no more: in training every pair is asked three times,
-# and a wider window finds the earlier answer instead of the needle ("window 16" shows what comes of it).
+# About 24,000 weights and 1,000 steps for every model. One block with a memory binds neighbouring tokens by its
+# convolution; attention needs two blocks to find a key and read the token beside it, so the models without a memory
+# get two, each with a narrower MLP. The window holds only two pairs: in training every pair is asked three times, and
+# a wider window finds the earlier answer instead of the needle ("window 16" shows the effect).
 SMALL = TitansConfig(
     variant="lmm",
     vocab_size=NEEDLE.vocab_size,
@@ -36,12 +36,12 @@ WIDE = 16  # the window that is too wide, in tokens
 
 
 def variant(name: str, **changes: object) -> TitansConfig:
-    """Change the small model."""
+    """Return the small model as another variant, with the given fields changed."""
     return replace(SMALL, variant=name, **changes)
 
 
 def needle() -> list[Experiment]:
-    """Every variant on the toy needle, and the three that have a window with one that is too wide."""
+    """Return the experiments on the toy needle: every variant, and the three windowed ones with a window too wide."""
     two = {"layers": 2, "mlp_ratio": 2.33}
     models = {
         "lmm": SMALL,
@@ -57,7 +57,7 @@ def needle() -> list[Experiment]:
 
 
 def ablations() -> list[Experiment]:
-    """The rows of the paper's ablation table, on the memory alone: "needle/lmm" with one thing changed."""
+    """Return the rows of the paper's ablation table, on the memory alone: "needle/lmm" with one thing changed."""
     models = {
         "no momentum": replace(SMALL, momentum=False),
         "no forgetting": replace(SMALL, forgetting=False),
@@ -70,7 +70,7 @@ def ablations() -> list[Experiment]:
 
 
 def stories() -> list[Experiment]:
-    """Real bAbI qa1. A convolution of eight tokens reaches from the room back to the person."""
+    """Return the experiment on real bAbI qa1. The convolution of eight tokens reaches from the room to the person."""
     task = Babi()
     model = TitansConfig(
         variant="lmm",
@@ -89,10 +89,10 @@ def stories() -> list[Experiment]:
 
 
 def text() -> list[Experiment]:
-    """A memory beside a window against the window alone, on the bytes of a book.
+    """Return the experiments on the bytes of a book: a memory beside a window, and the window alone.
 
-    Without persistent tokens: these stand at position 0, and the distance to them grows beyond what was trained.
-    "swa, prefix" has them, to show what that does.
+    The models have no persistent tokens: these stand at position 0, and the distance to them grows beyond the trained
+    range. "swa, prefix" has them, to show the effect.
     """
     task = Language()
     base = TitansConfig(

@@ -1,4 +1,4 @@
-"""Run the experiments and keep what they give: python -m titans_mini.train.record, or make results."""
+"""Run the experiments and record their results: python -m titans_mini.train.record, or make results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMAND = "make results"
 
 
 def hardware() -> dict[str, Any]:
-    """Name the processor, PyTorch's version and the number of threads of one run."""
+    """Return the processor, PyTorch's version and the number of threads per run."""
     info, cpu = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     named = re.search(r"^model name\s*: (.+)$", info.read_text(), re.M) if info.exists() else None
     cpu = f"{named[1]}, {os.cpu_count()} cores" if named else cpu
@@ -34,7 +34,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit of the code that runs; a plus sign says that the library was changed since."""
+    """Return the commit of the running code; a plus sign marks uncommitted changes to the library."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -47,25 +47,25 @@ def commit() -> str:
 
 
 def path_of(group: str, folder: Path = RESULTS) -> Path:
-    """Name the file of a group's results."""
+    """Return the path of a group's results file."""
     return folder / f"remember_{group}.json"
 
 
 def read(group: str, folder: Path = RESULTS) -> dict[str, Any]:
-    """Read a group's results; an empty head where there are none."""
+    """Read a group's results; return an empty record if there are none."""
     path = path_of(group, folder)
     empty = {"command": COMMAND, "hardware": {}, "date": "", "commit": "", "experiments": {}}
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
 
 
 def add(experiment: Experiment, run: dict[str, Any], origin: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Put one run into its group's file, which is replaced as a whole: an interruption leaves the one before.
+    """Add one run to its group's file, which is replaced atomically: an interruption leaves the old file.
 
     Args:
-        experiment: what was run. Runs of an older configuration of that name are dropped.
-        run: as returned by `Experiment.run`.
+        experiment: the experiment of the run. Runs of an older configuration of that name are dropped.
+        run: the result of `Experiment.run`.
         origin: "hardware", "date" and "commit".
-        folder: of the results.
+        folder: results folder.
     """
     results = read(experiment.group, folder) | origin
     kept = results["experiments"].get(experiment.name, {})
@@ -85,13 +85,13 @@ def add(experiment: Experiment, run: dict[str, Any], origin: dict[str, Any], fol
 
 
 def _compact(results: dict[str, Any]) -> str:
-    """JSON with lists of numbers on one line."""
+    """Format as JSON with each list of numbers on one line."""
     text = json.dumps(results, indent=1)
     return re.sub(r"\[[^\[\]{}\"]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n"
 
 
 def missing(experiments: tuple[Experiment, ...], folder: Path = RESULTS) -> list[tuple[Experiment, int]]:
-    """List the runs that have no result of the present configuration, the first seeds first."""
+    """List the (experiment, seed) pairs without a result of the current configuration, first seeds first."""
     found = []
     for experiment in experiments:
         entry = read(experiment.group, folder)["experiments"].get(experiment.name, {})
@@ -100,26 +100,26 @@ def missing(experiments: tuple[Experiment, ...], folder: Path = RESULTS) -> list
     return [(experiment, seed) for _, experiment, seed in sorted(found, key=lambda item: item[0])]
 
 
-def _work(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """Run in a process of its own, with one thread."""
+def _run_seed(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """Run one seed in its own process, with one thread."""
     torch.set_num_threads(1)
     return experiment.run(seed)
 
 
 def record(experiments: tuple[Experiment, ...], jobs: int, folder: Path = RESULTS) -> None:
-    """Run everything that is missing, several runs at a time, and write each as soon as it is done.
+    """Run all missing seeds in parallel processes, and write each result as soon as it is done.
 
     Args:
-        experiments: what should be there.
+        experiments: the experiments that should have results.
         jobs: worker processes.
-        folder: of the results.
+        folder: results folder.
     """
     todo = missing(experiments, folder)
     print(f"{len(todo)} runs to do, {jobs} at a time", flush=True)
     origin = {"hardware": hardware(), "date": date.today().isoformat(), "commit": commit()}
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch can hang
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(_work, experiment, seed): experiment for experiment, seed in todo}
+        futures = {pool.submit(_run_seed, experiment, seed): experiment for experiment, seed in todo}
         for done, future in enumerate(as_completed(futures), 1):
             experiment, run = futures[future], future.result()
             add(experiment, run, origin, folder)
@@ -128,10 +128,10 @@ def record(experiments: tuple[Experiment, ...], jobs: int, folder: Path = RESULT
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Record what is missing.
+    """Record the missing results of the selected experiments.
 
     Args:
-        arguments: of the command line; default those of this process.
+        arguments: command-line arguments; default sys.argv[1:].
     """
     groups = sorted({e.group for e in EXPERIMENTS})
     p = argparse.ArgumentParser(prog="python -m titans_mini.train.record", description=__doc__)
@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     p.add_argument("--fresh", action="store_true", help="forget all recorded results of these groups first")
     p.add_argument("--folder", type=Path, default=RESULTS)
     options = p.parse_args(arguments)
-    chosen = tuple(e for e in EXPERIMENTS if _wanted(e, options.only))
+    chosen = tuple(e for e in EXPERIMENTS if _selected(e, options.only))
     if not chosen:
         sys.exit(
             f"--only: got {options.only}, expected some of {', '.join(f'{e.group}/{e.name}' for e in EXPERIMENTS)}"
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     record(chosen, options.jobs, options.folder)
 
 
-def _wanted(experiment: Experiment, only: list[str]) -> bool:
+def _selected(experiment: Experiment, only: list[str]) -> bool:
     return not only or experiment.group in only or f"{experiment.group}/{experiment.name}" in only
 
 

@@ -1,4 +1,4 @@
-"""Put a finished run of `python -m titans_mini.train` on the shelf of models that come with the library.
+"""Add a finished run of `python -m titans_mini.train` to the pretrained models that come with the library.
 
 python -m titans_mini.train.ship FOLDER NAME "the command that trained it" COMMIT
 """
@@ -19,13 +19,13 @@ from titans_mini.train.history import History
 from titans_mini.train.language import book
 from titans_mini.train.record import commit, hardware
 
-MAX_BYTES = 4 * 2**20  # of the weights
-RECIPE = ("data", "train", "batch", "length", "echo", "drill")  # of a run's history.json
-HELD_OUT, BYTES = "the_verdict", 8192  # a story that is not in the training data, and how much of it is read
+MAX_BYTES = 4 * 2**20  # largest weights file
+RECIPE = ("data", "train", "batch", "length", "echo", "drill")  # fields of history.json that are kept
+HELD_OUT, BYTES = "the_verdict", 8192  # a story outside the training data, and the bytes read of it
 
 
 def scores(name: str) -> dict[str, Any]:
-    """Measure bits a byte on a held-out story, with the memory writing and with writing forbidden."""
+    """Measure bits per byte on a held-out story, with the memory's writes on and off."""
     model, ids = pretrained(name), to_bytes(book(HELD_OUT))[:BYTES]
     bits = {word: read_bytes(model, ids, x)[0].mean().item() for word, x in (("writing", 1.0), ("frozen", 0.0))}
     bits = {word: round(x, 4) for word, x in bits.items()}
@@ -33,17 +33,17 @@ def scores(name: str) -> dict[str, Any]:
 
 
 def ship(run: Path, name: str, command: str, trained_at: str, shelf: Path = FOLDERS[-1]) -> dict[str, Any]:
-    """Copy weights and configuration, and write down how they were made.
+    """Copy a run's weights and configuration, and record its training in training.json.
 
     Args:
         run: folder of the finished run.
-        name: of the model on the shelf.
-        command: that trained it.
-        trained_at: the commit of the code that trained it.
+        name: name of the shipped model.
+        command: the training command.
+        trained_at: commit of the training code.
         shelf: folder of all shipped models.
 
     Returns:
-        What was written to training.json.
+        The contents of training.json.
 
     Raises:
         ValueError: if the weights are larger than 4 MiB.

@@ -1,4 +1,4 @@
-"""Where batches come from: batch number i is a function of i alone, so a resumed run reads what it would have read."""
+"""Sources of batches: batch number i is a function of i alone, so a resumed run reads the same data."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from titans_mini.data.seeds import generator
 
 
 class Batch(NamedTuple):
-    """What one step learns from.
+    """The input and the targets of one step.
 
     Attributes:
-        tokens: (B, T) int64, what the model reads.
-        targets: (B, T) int64, what it should say at each position; −100 where nothing is asked.
+        tokens: (B, T) int64, the model's input.
+        targets: (B, T) int64, the target of each position; −100 where there is none.
     """
 
     tokens: Tensor
     targets: Tensor
 
 
-Source = Callable[[int], Batch]  # the number of a batch → the batch
+Source = Callable[[int], Batch]  # batch number → batch
 
 
 @dataclass(frozen=True)
 class Recall:
-    """Batches of associative recall, made when they are asked for."""
+    """Batches of associative recall, generated on demand."""
 
     task: RecallTask
     batch: int  # sequences B
@@ -38,32 +38,32 @@ class Recall:
     seed: int = 0
 
     def __call__(self, index: int) -> Batch:
-        """Make batch number `index`."""
+        """Return batch number `index`."""
         made = self.task.batch(self.batch, self.length, self.seed, index)
         return Batch(made.tokens, made.targets)
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Pieces of one long text from places of chance; the target of a token is the next one.
+    """Random windows of one long text; the target of each token is the next token.
 
     Raises:
-        ValueError: if the text is shorter than one piece.
+        ValueError: if the text is too short for one window and its targets.
     """
 
     ids: Tensor  # (N,) integers, the text
-    batch: int  # pieces B
-    length: int  # tokens T of a piece
+    batch: int  # windows B
+    length: int  # tokens T per window
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a text that holds no piece."""
+        """Raise ValueError if the text is too short for one window."""
         if self.ids.dim() != 1 or len(self.ids) <= self.length:
             got = tuple(self.ids.shape)
             raise ValueError(f"ids: got shape {got}, expected (N,) with N > length = {self.length}: one token more")
 
     def __call__(self, index: int) -> Batch:
-        """Cut batch number `index`."""
+        """Return batch number `index`."""
         g = generator(self.seed, index)
         start = torch.randint(len(self.ids) - self.length, (self.batch, 1), generator=g)
         piece = self.ids[start + torch.arange(self.length + 1)].long()
@@ -72,19 +72,19 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A fixed set of examples, in a new order each time through; the last, incomplete batch is left out.
+    """A fixed set of examples, reshuffled every epoch; the last, incomplete batch is dropped.
 
     Raises:
-        ValueError: if shapes differ, there are fewer examples than a batch takes, or nothing is asked.
+        ValueError: if the shapes differ, there are fewer examples than one batch, or an example has no target.
     """
 
     tokens: Tensor  # (N, T) int64
-    targets: Tensor  # (N, T) int64, −100 where nothing is asked
+    targets: Tensor  # (N, T) int64, −100 where there is no target
     batch: int
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no batch can be made of."""
+        """Raise ValueError for mismatched shapes, too few examples, or an example without a target."""
         if self.tokens.shape != self.targets.shape or self.tokens.dim() != 2 or len(self.tokens) < self.batch:
             got = f"{tuple(self.tokens.shape)} and {tuple(self.targets.shape)}"
             raise ValueError(f"Examples: got shapes {got}, expected the same (N, T) twice, N ≥ batch = {self.batch}")
@@ -92,7 +92,7 @@ class Examples:
             raise ValueError(f"targets: got examples with {IGNORE} only, expected a target in each: nothing to learn")
 
     def __call__(self, index: int) -> Batch:
-        """Choose batch number `index`."""
+        """Return batch number `index`."""
         per_epoch = len(self.tokens) // self.batch
         epoch, place = divmod(index, per_epoch)
         g = generator(self.seed, epoch)
@@ -102,13 +102,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Easier batches first: each stage has a source and the number of the batch at which it ends."""
+    """Stages of sources, easier batches first; each stage ends at a batch number."""
 
-    stages: tuple[tuple[int, Source], ...]  # (end, source), ends rising
-    last: Source  # what comes after them
+    stages: tuple[tuple[int, Source], ...]  # (end, source), ends increasing
+    last: Source  # the source after the last stage
 
     def __call__(self, index: int) -> Batch:
-        """Take batch number `index` from the stage that it falls into."""
+        """Return batch number `index` from its stage."""
         for end, source in self.stages:
             if index < end:
                 return source(index)

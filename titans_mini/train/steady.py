@@ -1,7 +1,7 @@
-"""A thousand steps of every architecture with its default settings: does anything stop being a number?
+"""Train every architecture for a thousand steps with its default settings, and check that all numbers stay finite.
 
-python -m titans_mini.train.steady            # all of them; how long each took is recorded
-python -m titans_mini.train.steady --only mac # one of them; the others keep what was recorded
+python -m titans_mini.train.steady            # all of them; the time of each is recorded
+python -m titans_mini.train.steady --only mac # one of them; the records of the others stay
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from titans_mini.train.loop import TrainConfig, Trainer
 from titans_mini.train.record import RESULTS, commit, hardware
 from titans_mini.train.sources import Source, Windows
 
-# name: preset, changes, bytes of a piece (MAC recalls from its second segment on)
+# name: preset, changes, bytes per sequence (MAC reads its memory from the second segment on)
 RUNS: dict[str, tuple[str, dict[str, Any], int]] = {
     "mac": ("mac-tiny", {}, 512),
     "mag": ("mag-tiny", {}, 256),
@@ -41,16 +41,16 @@ def prose() -> torch.Tensor:
 
 
 def steady(name: str, source: Source, steps: int, seed: int = 0) -> tuple[TitansLM, History]:
-    """Train one architecture; every loss and gradient must be finite, and every weight at the end.
+    """Train one architecture; all losses and gradients must be finite, and all weights at the end.
 
     Args:
         name: one of `RUNS`.
-        source: of the batches.
-        steps: how many.
-        seed: of the weights.
+        source: source of the batches.
+        steps: number of steps.
+        seed: seed of the weights.
 
     Returns:
-        The trained model and its curve.
+        The trained model and its history.
 
     Raises:
         FloatingPointError: if a loss, a gradient or a weight is infinite or NaN.
@@ -60,23 +60,23 @@ def steady(name: str, source: Source, steps: int, seed: int = 0) -> tuple[Titans
     model = TitansLM(TitansConfig.preset(preset, **changes))
     trainer = Trainer(model, source, TrainConfig(steps=steps), progress=False)
     for parameter in model.parameters():
-        parameter.register_hook(_finite)
+        parameter.register_hook(_require_finite)
     history = trainer.run()
-    _finite(nn.utils.parameters_to_vector(model.parameters()))
+    _require_finite(nn.utils.parameters_to_vector(model.parameters()))
     return model, history
 
 
-def _finite(x: torch.Tensor) -> None:
-    """Stop at the first number that is none."""
+def _require_finite(x: torch.Tensor) -> None:
+    """Raise FloatingPointError if x holds inf or NaN."""
     if not bool(x.isfinite().all()):
         raise FloatingPointError(f"got {int((~x.isfinite()).sum())} of {x.numel()} numbers infinite or NaN")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run what is asked for and put it into the recorded file.
+    """Run the selected architectures and update the results file.
 
     Args:
-        arguments: of the command line; default those of this process.
+        arguments: command-line arguments; default sys.argv[1:].
     """
     p = argparse.ArgumentParser(prog="python -m titans_mini.train.steady")
     p.add_argument("--only", choices=RUNS, action="append", help="one run; may be repeated")

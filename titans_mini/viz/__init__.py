@@ -1,4 +1,4 @@
-"""Pictures: one palette, pure draw functions, and (behind `titans_mini.viz.widgets`) live explorers."""
+"""Figures: one palette, pure draw functions, and (in `titans_mini.viz.widgets`) interactive explorers."""
 
 from titans_mini.viz import draw, palette
 from titans_mini.viz.picture import Picture, figure, legend, png, show, shrink

@@ -44,7 +44,7 @@ def signed_norm(x, limit: float | None = None) -> Normalize:
     """Return a colour norm symmetric about 0, so that white means 0.
 
     Args:
-        x: numbers of any shape; what is not finite is ignored.
+        x: numbers of any shape; inf and NaN are ignored.
         limit: the largest magnitude shown; by default the largest in `x`.
     """
     if limit is None:
@@ -56,14 +56,14 @@ def signed_norm(x, limit: float | None = None) -> Normalize:
 
 
 def luminance(colour) -> np.ndarray:
-    """Relative luminance (WCAG) of RGB colours (..., 3 or 4) in [0, 1], or of a colour's name."""
+    """Return the relative luminance (WCAG) of RGB colours (..., 3 or 4) in [0, 1], or of a colour's name."""
     rgb = np.asarray(to_rgb(colour) if isinstance(colour, str) else colour, dtype=float)[..., :3]
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return linear @ np.array([0.2126, 0.7152, 0.0722])
 
 
 def ink_on(colour) -> np.ndarray:
-    """Black or white text, whichever reads better on `colour`: (..., 3) in [0, 1]."""
+    """Return black or white, whichever has more contrast on `colour`: (..., 3) in [0, 1]."""
     light = luminance(colour)[..., None]
     dark_ink, light_ink = np.array(to_rgb(INK)), np.ones(3)
     contrast_dark = (light + 0.05) / (luminance(dark_ink) + 0.05)
@@ -72,7 +72,7 @@ def ink_on(colour) -> np.ndarray:
 
 
 def style() -> dict:
-    """Matplotlib settings of every figure; used as a context, never set globally."""
+    """Return the matplotlib settings of every figure; used as a context, never set globally."""
     return {
         "font.family": ["DejaVu Sans"],
         "font.size": 9.5,
@@ -130,7 +130,7 @@ class _Swatches:
 
 
 def swatches(*names: str) -> _Swatches:
-    """Show the colour of each concept named (all when none is), as HTML in a notebook and as text elsewhere."""
+    """Show the colours of the named concepts (default: all), as HTML in a notebook and as text elsewhere."""
     unknown = [name for name in names if name not in CONCEPTS]
     if unknown:
         raise ValueError(f"got {unknown[0]!r}, expected one of {', '.join(CONCEPTS)}: an unknown concept has no colour")

@@ -1,4 +1,4 @@
-"""From numbers to a picture: figures without pyplot, small PNG files, alt text and captions that travel along."""
+"""Figures without pyplot, small PNG files, and alt text and captions stored with them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CAPTION_LINE = 0.165  # inches
 
 
 def figure(width: float = 7.2, height: float = 3.2, nrows: int = 1, ncols: int = 1, **subplots):
-    """Make a figure in the house style, with no global state: nothing pops up, nothing leaks.
+    """Make a figure in the house style, without the global state of pyplot.
 
     Args:
         width: inches; 7.2 is a notebook's column at 100 dots per inch.
         height: inches.
         nrows: rows of axes.
         ncols: columns of axes.
-        **subplots: more for `Figure.subplots`, such as ``width_ratios``, ``sharex`` or ``squeeze``.
+        **subplots: further arguments of `Figure.subplots`, such as ``width_ratios``, ``sharex`` or ``squeeze``.
 
     Returns:
         (figure, axes): one Axes, or an array of them.
@@ -40,17 +40,17 @@ def figure(width: float = 7.2, height: float = 3.2, nrows: int = 1, ncols: int =
 
 
 def legend(ax, *artists, **options):
-    """Put a frameless legend on `ax`, of the labelled artists or of those given."""
+    """Add a frameless legend to `ax`, of its labelled artists or of the given ones."""
     if artists:
         options = {"handles": artists} | options
     return ax.legend(**{"frameon": False, "fontsize": 8.5, "handlelength": 1.4, "borderaxespad": 0.2} | options)
 
 
 def png(fig: Figure, dpi: int = 100, colours: int | None = 256) -> bytes:
-    """Draw `fig` and return it as a PNG: the same bytes for the same figure, no date, no version inside.
+    """Render `fig` as a PNG, deterministically: the file holds no date and no version.
 
     Args:
-        fig: a figure of `figure`, or any other; its canvas is left as it was.
+        fig: a figure of `figure`, or any other; its dpi is restored.
         dpi: dots per inch.
         colours: size of the palette, 2 to 256, which halves the file; None keeps every colour and is faster.
     """
@@ -69,7 +69,7 @@ def png(fig: Figure, dpi: int = 100, colours: int | None = 256) -> bytes:
 
 
 def shrink(data: bytes, colours: int = 256) -> bytes:
-    """Give a PNG a palette, so that it takes half the room in a notebook."""
+    """Quantise a PNG to a palette, which halves its size in a notebook."""
     return _encode(Image.open(io.BytesIO(data)).convert("RGB"), colours)
 
 
@@ -84,7 +84,7 @@ def _encode(image: Image.Image, colours: int | None) -> bytes:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG that knows what it shows; a notebook stores it with its alt text."""
+    """A PNG with its alt text; a notebook stores both."""
 
     data: bytes
     alt: str
@@ -99,16 +99,16 @@ class Picture:
 
 
 def show(fig: Figure, alt: str, caption: str | None = None, dpi: int = 100) -> Picture:
-    """Turn a figure into a picture for a notebook: make it the last line of a cell.
+    """Turn a figure into a picture for a notebook; call it on the last line of a cell.
 
     Args:
         fig: the figure; it is left unchanged.
-        alt: one sentence that replaces the picture for those who cannot see it. Required.
+        alt: one sentence that replaces the picture for readers who cannot see it. Required.
         caption: a sentence drawn below the axes, so that every viewer of the notebook shows it.
         dpi: dots per inch.
 
     Raises:
-        ValueError: when `alt` is empty.
+        ValueError: if `alt` is empty.
     """
     if not alt or not alt.strip():
         raise ValueError("got an empty alt text, expected one sentence: say what the picture shows")
@@ -117,7 +117,7 @@ def show(fig: Figure, alt: str, caption: str | None = None, dpi: int = 100) -> P
 
 
 def _captioned(fig: Figure, caption: str, dpi: int) -> bytes:
-    """Draw with a caption in extra space at the bottom, then take both away again."""
+    """Render `fig` with a caption in extra space at the bottom, then restore the figure."""
     width, height = fig.get_size_inches()
     lines = textwrap.wrap(caption, max(20, int(width * 14.5)))
     engine = fig.get_layout_engine()

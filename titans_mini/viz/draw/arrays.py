@@ -9,14 +9,14 @@ from titans_mini.viz.palette import DIVERGED, GRID, MAGNITUDE, SIGNED, ink_on, s
 
 
 def as_array(x) -> np.ndarray:
-    """Return tensors, lists and numbers as a float array that owns nothing of autograd."""
+    """Convert a tensor, list or number to a float array, detached from autograd."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
     return np.asarray(x, dtype=float)
 
 
 class Heatmap:
-    """A drawn matrix; `update(matrix)` recolours it, with the colour limits it was made with."""
+    """A drawn matrix; `update(matrix)` recolours it and keeps its colour limits."""
 
     def __init__(self, image, numbers):
         self.image = image
@@ -47,7 +47,7 @@ def heatmap(
     ax, matrix, *, signed: bool = True, limit: float | None = None, numbers: bool = False, colorbar: bool = False,
     title: str | None = None, xlabel: str | None = None, ylabel: str | None = None, aspect="equal", grid: bool = False,
 ) -> Heatmap:  # fmt: skip
-    """Draw a matrix as cells: PuOr about 0 when `signed`, else cividis from 0. What is not finite is dark red.
+    """Draw a matrix as cells: PuOr about 0 when `signed`, else cividis from 0. Inf and NaN are dark red.
 
     Args:
         ax: Axes to draw on.
@@ -72,7 +72,7 @@ def heatmap(
     if not signed:
         norm = Normalize(0.0, norm.vmax)
     image = ax.imshow(
-        np.ma.masked_invalid(values), cmap=_map(signed), norm=norm, aspect=aspect, interpolation="nearest"
+        np.ma.masked_invalid(values), cmap=_colormap(signed), norm=norm, aspect=aspect, interpolation="nearest"
     )
     _frame(ax, values.shape, grid)
     texts = []
@@ -89,7 +89,7 @@ def heatmap(
     return handle
 
 
-def _map(signed: bool):
+def _colormap(signed: bool):
     import matplotlib
 
     return matplotlib.colormaps[SIGNED if signed else MAGNITUDE].with_extremes(bad=DIVERGED)

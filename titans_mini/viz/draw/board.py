@@ -1,4 +1,4 @@
-"""Tensors as sheets of cells: which of them a kernel holds, has moved, or has not touched yet."""
+"""Tensors as sheets of cells, coloured by state: held by a kernel, moved earlier, or untouched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from titans_mini.viz.palette import GRID, INK, MUTED, PAPER
 
 UNTOUCHED, MOVED, HELD = 0, 1, 2
-PALE = 0.68  # how far a colour is moved towards white where a cell was moved earlier
+PALE = 0.68  # share of white in the colour of a cell that was moved earlier
 
 
 class Sheet:
@@ -32,7 +32,7 @@ def sheet(ax, shape: tuple[int, int], color: str, title: str) -> Sheet:
     Args:
         ax: Axes to draw on.
         shape: rows and columns.
-        color: of the cells that are held.
+        color: colour of the held cells.
         title: the tensor's name.
 
     Returns:
@@ -54,10 +54,10 @@ def puzzle(axes, tensors: dict, color: dict, tiles: dict) -> None:
     """Draw a puzzle: its tensors side by side, with the tile of the last program over each.
 
     Args:
-        axes: one Axes for each tensor.
+        axes: one Axes per tensor.
         tensors: name → (rows, columns).
         color: name → colour of the tile.
-        tiles: name → (first row, first column, rows, columns) of the tile; it may hang over.
+        tiles: name → (first row, first column, rows, columns) of the tile; it may extend beyond the tensor.
     """
     if len(axes) != len(tensors):
         raise ValueError(f"got {len(axes)} axes for {len(tensors)} tensors, expected one each")

@@ -1,4 +1,4 @@
-"""Chunks drawn over a map of tokens: the squares that are read by masked attention."""
+"""Chunk outlines over a heatmap (T, T): the diagonal blocks that masked attention reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from titans_mini.viz.palette import PAPER
 
 
 class ChunkBoxes:
-    """Drawn squares; `update(chunk_size)` cuts the same tokens into other chunks."""
+    """Drawn outlines; `update(chunk_size)` moves them to another chunk size."""
 
     def __init__(self, lines, tokens: int):
         self.lines = lines
@@ -21,14 +21,14 @@ class ChunkBoxes:
 
 
 def chunk_outlines(tokens: int, chunk_size: int) -> list[np.ndarray]:
-    """Outline the chunks on the diagonal of a map whose cell i spans i − ½ … i + ½: one closed path for each.
+    """Compute the chunks' outlines on the diagonal of a heatmap whose cell i spans i − ½ … i + ½.
 
     Args:
         tokens: T.
-        chunk_size: C; the last chunk is shorter where T is no multiple of it.
+        chunk_size: C; the last chunk is shorter if T is not a multiple of it.
 
     Returns:
-        ⌈T/C⌉ arrays (5, 2), corners in x and y.
+        ⌈T/C⌉ arrays (5, 2), the corners of each closed path in x and y.
     """
     if tokens < 1 or chunk_size < 1:
         raise ValueError(f"got tokens={tokens}, chunk_size={chunk_size}, expected both at least 1")
@@ -44,8 +44,8 @@ def chunk_boxes(ax, tokens: int, chunk_size: int, *, color: str = PAPER, width: 
         ax: Axes that hold the heatmap.
         tokens: T, rows and columns of the heatmap.
         chunk_size: C.
-        color: a colour of the palette that reads on the heatmap.
-        width: of the outline, in points.
+        color: a colour of the palette that is legible on the heatmap.
+        width: line width in points.
 
     Returns:
         ChunkBoxes: a handle with `.update(chunk_size)`.

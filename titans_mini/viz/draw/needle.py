@@ -1,4 +1,4 @@
-"""A needle in a haystack: accuracy as cells, lengths across, depths down."""
+"""Accuracy of a needle in a haystack as a heatmap: one column per length, one row per depth."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def needle_map(ax, accuracy, lengths, trained: int | None = None, *, title: str 
     Args:
         ax: Axes to draw on.
         accuracy: (bins, lengths) in [0, 1]; the first row is the start of the haystack.
-        lengths: tokens of each column, rising.
-        trained: length of training; a white line stands behind its column.
+        lengths: haystack length of each column in tokens, increasing.
+        trained: training length in tokens; a white line follows its column.
         title: title of the axes.
 
     Returns:

@@ -16,7 +16,7 @@ class Seismogram:
         self.down = down
 
     def update(self, momentary, past) -> None:
-        """Show other pushes (T,), both ≥ 0."""
+        """Show other magnitudes (T,), both ≥ 0."""
         for strokes, heights in ((self.up, as_array(momentary)), (self.down, -as_array(past))):
             if len(heights) != len(strokes.get_segments()):
                 raise ValueError(f"got {len(heights)} tokens, expected {len(strokes.get_segments())}: make a new trace")
@@ -25,13 +25,13 @@ class Seismogram:
 
 
 def seismogram(ax, momentary, past, *, width: float = 5.5) -> Seismogram:
-    """Draw ‖θ∇ℓ‖ (T,) upwards and ‖ηS‖ (T,) downwards, one stroke a token; the axis shows magnitudes.
+    """Draw ‖θ∇ℓ‖ (T,) upwards and ‖ηS‖ (T,) downwards, one stroke per token; the axis shows magnitudes.
 
     Args:
         ax: Axes to draw on.
-        momentary: (T,) how hard each token pushes the memory.
-        past: (T,) how hard the tokens before it still push.
-        width: of a stroke, in points.
+        momentary: (T,) norm of each token's own update, ‖θ∇ℓ‖.
+        past: (T,) norm of the momentum carried over from earlier tokens, ‖ηS‖.
+        width: stroke width in points.
     """
     momentary, past = as_array(momentary), as_array(past)
     if momentary.shape != past.shape or momentary.ndim != 1:

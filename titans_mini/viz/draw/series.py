@@ -1,4 +1,4 @@
-"""Curves, bars and the marker that shows where a reader is."""
+"""Curves, bars and position markers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from titans_mini.viz.palette import GRID, INK, MEMORY
 
 
 class Line:
-    """A drawn curve; `update(y)` or `update(y, x)` moves it, the limits stay."""
+    """A drawn curve; `update(y)` or `update(y, x)` moves it and keeps the axis limits."""
 
     def __init__(self, artist):
         self.artist = artist
 
     def update(self, y, x=None) -> None:
-        """Show other numbers (T,); a shorter curve ends where its numbers end."""
+        """Show other numbers (T,); T may change."""
         y = as_array(y)
         x = as_array(x) if x is not None else np.arange(len(y))
         self.artist.set_data(x, y)
@@ -31,7 +31,7 @@ def line(ax, y, x=None, *, color: str = MEMORY, label: str | None = None, width:
         color: a colour of the palette.
         label: name in the legend.
         width: line width in points.
-        **options: more for `Axes.plot`.
+        **options: further arguments of `Axes.plot`.
     """
     y = as_array(y)
     x = as_array(x) if x is not None else np.arange(len(y))
@@ -46,7 +46,7 @@ class Bars:
         self.container = container
 
     def update(self, heights) -> None:
-        """Show other heights (N,), as many as before."""
+        """Show other heights (N,) of the same N."""
         heights = as_array(heights)
         if len(heights) != len(self.container):
             raise ValueError(f"got {len(heights)} heights, expected {len(self.container)}: bars keep their number")
@@ -61,10 +61,10 @@ def bars(ax, heights, labels=None, *, color=MEMORY, label: str | None = None, ze
         ax: Axes to draw on.
         heights: (N,) numbers.
         labels: (N,) names below the bars.
-        color: one colour, or one for each bar.
+        color: one colour, or one per bar.
         label: name in the legend.
-        zero: draw the line of 0.
-        **options: more for `Axes.bar`.
+        zero: draw a line at 0.
+        **options: further arguments of `Axes.bar`.
     """
     heights = as_array(heights)
     container = ax.bar(np.arange(len(heights)), heights, color=color, label=label, **{"width": 0.75} | options)
@@ -83,10 +83,10 @@ class Marker:
         self.artist = artist
 
     def update(self, t: float) -> None:
-        """Stand at position t."""
+        """Move the line to position t."""
         self.artist.set_xdata([t, t])
 
 
 def marker(ax, t: float = 0, *, color: str = INK, width: float = 1.0) -> Marker:
-    """Draw a thin vertical line at position t: "you are here"."""
+    """Draw a thin vertical line at position t."""
     return Marker(ax.axvline(t, color=color, linewidth=width))

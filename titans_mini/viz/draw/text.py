@@ -1,4 +1,4 @@
-"""Text as a grid of coloured cells, one for each character."""
+"""Text as a grid of coloured cells, one per character."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class TextGrid:
         self.glyphs = ax.add_collection(PathCollection([], linewidths=0, antialiased=True), autolim=False)
 
     def update(self, values, text: str | None = None) -> None:
-        """Colour the characters by `values` (N,), one number for each; NaN in dark red, None for no colour.
+        """Colour the characters by `values` (N,), one per character; inf and NaN are dark red.
 
         Args:
-            values: (N,) magnitudes, or fewer than there are characters: the rest stays white, not yet read.
-            text: N characters, when they change.
+            values: (N,) magnitudes; characters without a value stay white (not yet read).
+            text: new text of N characters; None keeps the old one.
         """
         if text is not None:
             self._write(text)
@@ -68,7 +68,7 @@ class TextGrid:
 
 
 def text_height(rows: int, columns: int = 60, width: float = 7.2) -> float:
-    """Height in inches of a figure that `rows` lines of `columns` characters fill exactly, at the given width."""
+    """Return the height in inches of a figure that `rows` lines of `columns` characters fill exactly, at `width`."""
     margin = 0.06
     return (width - margin) * rows * LINE / (columns * CELL) + margin
 
@@ -76,13 +76,13 @@ def text_height(rows: int, columns: int = 60, width: float = 7.2) -> float:
 def text_grid(
     ax, text: str, values, *, columns: int = 60, rows: int | None = None, limit: float | None = None
 ) -> TextGrid:
-    """Write `text` in a grid of equal cells, each coloured by its value, the ink black or white as reads best.
+    """Write `text` in a grid of equal cells, each coloured by its value, with black or white ink for contrast.
 
     Args:
         ax: Axes to draw on; its ticks and spines are removed.
         text: N characters; a line end is written ¶, a tab →.
-        values: (N,) magnitudes ≥ 0, or fewer: the rest stays white.
-        columns: characters in a line.
+        values: (N,) magnitudes ≥ 0; characters without a value stay white.
+        columns: characters per line.
         rows: lines; by default as many as the text needs.
         limit: magnitude of the brightest colour; by default the largest finite value.
 
@@ -106,7 +106,7 @@ def text_grid(
 
 @lru_cache(maxsize=1024)
 def _glyph(character: str) -> Path | None:
-    """The outline of one character, 1 em high, with y downwards and its baseline in the lower part of a cell."""
+    """Return the outline of one character, 1 em high, y downwards, its baseline in the lower part of a cell."""
     if not character.strip():
         return None
     if len(character) != 1 or not _font().get_char_index(ord(character)):

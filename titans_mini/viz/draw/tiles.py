@@ -1,4 +1,4 @@
-"""Many small pictures in rows: digits, or the columns of a memory folded back into pictures."""
+"""Many small images in rows: digits, or the columns of a memory reshaped to images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from titans_mini.viz.draw.arrays import as_array
 from titans_mini.viz.palette import DIVERGED, GRID, INK, KEY, PAPER, SIGNED, signed_norm
 
 GAP = 0.125  # between tiles, as a share of their width
-LINE = 0.32  # room for a line of text below a tile
+LINE = 0.32  # height of a caption line, as a share of a tile's height
 
 
 class Tiles:
-    """Drawn tiles; `update` repaints them, with the colour limit they were made with unless it gets another."""
+    """Drawn tiles; `update` recolours them and keeps the colour limit unless it gets another."""
 
     def __init__(self, image, texts, cmap, norm, columns: int, shape: tuple[int, int, int], room: int):
         self.image = image
-        self.texts = texts  # one Text a tile
+        self.texts = texts  # one Text per tile, or none
         self.cmap = cmap
         self.norm = norm
         self.columns = columns
@@ -41,7 +41,7 @@ class Tiles:
             text.set_color(INK if colours is None else colours[i])
 
     def _mosaic(self, images: np.ndarray) -> np.ndarray:
-        """One picture of all tiles, which draws ten times faster than one artist a tile."""
+        """Return one RGBA image of all tiles, which draws ten times faster than one artist per tile."""
         n, height, width = self.shape
         gap = _gap(width)
         rows = -(-n // self.columns)
@@ -57,18 +57,18 @@ def tiles(
     ax, images, captions=None, *, columns: int = 10, signed: bool = False, limit: float | None = None,
     color: str = KEY, colours=None, fontsize: float = 9,
 ) -> Tiles:  # fmt: skip
-    """Draw images (N, height, width) in rows, each with a caption below. What is not finite is dark red.
+    """Draw images (N, height, width) in rows, each with a caption below. Inf and NaN are dark red.
 
     Args:
         ax: Axes to draw on; its ticks and spines are removed.
         images: (N, height, width) numbers.
-        captions: N short texts, one below each tile, or None: no room is left for them.
-        columns: tiles in a row.
+        captions: N short texts, one below each tile, or None to leave no room for them.
+        columns: tiles per row.
         signed: colour by sign, PuOr about 0; else from white (0 or less) to `color`.
         limit: magnitude of the strongest colour; by default the largest finite one.
         color: a colour of the palette, for images that are not signed.
         colours: N colours of the captions.
-        fontsize: of the captions, in points.
+        fontsize: font size of the captions, in points.
 
     Returns:
         Tiles: a handle with `.update(images, captions=None, colours=None, limit=None)`.
@@ -94,5 +94,5 @@ def tiles(
 
 
 def _gap(width: int) -> int:
-    """Pixels between two tiles."""
+    """Return the number of pixels between two tiles."""
     return max(1, round(GAP * width))

@@ -1,4 +1,4 @@
-"""Live explorers. Importing this package, and nothing else of the library, loads ipywidgets."""
+"""Interactive explorers. No other package of the library imports ipywidgets."""
 
 from titans_mini.viz.widgets.chunks import ChunkExplorer
 from titans_mini.viz.widgets.explorer import Explorer

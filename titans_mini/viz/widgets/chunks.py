@@ -1,4 +1,4 @@
-"""The chunk explorer: what a query finds in its own chunk, what in the state, and how far that is from online."""
+"""The chunk explorer: a query's weights from its own chunk and from the state, and the distance to the online rule."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ GATES = {
     "half-life 16, η = 0.8": (16.0, 0.8),
     "half-life 4, η = 0.8": (4.0, 0.8),
 }
-FLOOR, CEILING = 1e-3, 10.0  # of the axis of distances
+FLOOR, CEILING = 1e-3, 10.0  # limits of the distance axis
 
 
 @torch.no_grad()
 def distances(
     q: Tensor, k: Tensor, v: Tensor, half_life: float, eta: float, theta: float, sizes: list[int]
 ) -> dict[int, np.ndarray]:
-    """Measure how far a matrix memory read in chunks is from the online rule, token by token.
+    """Measure the distance of a matrix memory in chunks to the online rule, per token.
 
     Args:
         q: (T, D) queries.
         k: (T, D) keys.
         v: (T, D) values.
-        half_life: of the memory, in tokens; infinite for none.
+        half_life: half-life in tokens; infinite for no forgetting.
         eta: momentum gate.
         theta: step size.
         sizes: the chunk sizes C.
@@ -58,7 +58,7 @@ def distances(
 
 
 class ChunkExplorer(Explorer):
-    """One sequence, cut into chunks: the weights G of all writes, the row of one query, the distance to online.
+    """One sequence in chunks: the weights G of all writes, one query's row, the distance to the online rule.
 
     Args:
         q: (T, D) queries; T is a power of two.
@@ -96,7 +96,7 @@ class ChunkExplorer(Explorer):
         super().__init__()
 
     def controls(self):
-        """The gates, the chunk size, and the token that asks."""
+        """Return the controls: gates, chunk size and query token."""
         last = self.tokens - 1
         return {
             "gates": ipywidgets.Dropdown(options=list(GATES), value="half-life 16, η = 0.8", description="gates"),
@@ -135,7 +135,7 @@ class ChunkExplorer(Explorer):
         return fig
 
     def draw(self, gates, size, t):
-        """Show other gates, other chunks, another row."""
+        """Show other gates, another chunk size, another row."""
         G, far, start = self.weight[gates], self.far[gates][size], t // size * size
         self.map.update(G / G.max())
         self.boxes.update(size)
@@ -154,11 +154,11 @@ class ChunkExplorer(Explorer):
         self.verdict.set_text(f"C = {size}: off by {_percent(self.overall(gates, size))}")
 
     def overall(self, gates: str, size: int) -> float:
-        """Relative distance of all answers together."""
+        """Compute the relative distance over all tokens."""
         return float(np.sqrt(np.square(self.far[gates][size]).mean()))
 
     def alt(self, gates, size, t):
-        """Say where the query's weights come from and how far the chunk is from the online rule."""
+        """Describe the sources of the query's weights and the distance to the online rule."""
         G, start = self.weight[gates][t], t // size * size
         share = G[:start].sum() / G.sum()
         return (

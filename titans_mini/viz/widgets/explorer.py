@@ -1,4 +1,4 @@
-"""The base of every widget: a few controls, one picture, one sentence that says what it shows."""
+"""Base class of the widgets: a few controls, one picture, one sentence that describes it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ ALERT = f"padding:4px 10px;border-radius:3px;color:{PAPER};background:{DIVERGED}
 class Explorer:
     """A picture with at most three controls, some presets and a reset button.
 
-    A subclass computes its record once, in its own ``__init__`` before ``super().__init__()``, and implements
+    A subclass computes its data once, in its own ``__init__`` before ``super().__init__()``, and implements
 
     - ``controls()``: a dict from name to a core ipywidgets control; the controls' values are the state,
     - ``build()``: the figure with all its artists, once; limits and colour scales are fixed here,
     - ``draw(**values)``: moves the artists to the given values, in less than 100 ms,
-    - ``alt(**values)``: one sentence that replaces the picture for those who cannot see it,
+    - ``alt(**values)``: one sentence that replaces the picture for readers who cannot see it,
 
-    and may set `caption` (what to look at) and `presets` (a name to a dict of some or all values).
+    and may set `caption` (a guide to the picture) and `presets` (name → dict of some or all values).
 
-    An exception in ``draw`` or ``alt`` is never swallowed: the picture says that it is not up to date, and the
-    exception goes on to whoever moved the control.
+    An exception in ``draw`` or ``alt`` is never swallowed: a message says that the picture is not up to date, and the
+    exception propagates.
     """
 
     caption: ClassVar[str] = ""
@@ -49,7 +49,7 @@ class Explorer:
         raise NotImplementedError
 
     def alt(self, **values) -> str:
-        """Say in one sentence what the picture shows at `values`."""
+        """Describe the picture at `values` in one sentence."""
         raise NotImplementedError
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Explorer:
             raise ValueError(f"got {len(self._controls)} controls, expected 1 to {MOST_CONTROLS}: more hide the idea")
         self._start = self.values
         for name, preset in self.presets.items():
-            self._known(preset, f"preset {name!r}")
+            self._check_names(preset, f"preset {name!r}")
         self.figure = self.build()
         self.image = ipywidgets.Image(format="png", layout=_layout(max_width="100%", align_self="flex-start"))
         self._sentence = ipywidgets.HTML()
@@ -70,26 +70,26 @@ class Explorer:
             control.observe(self._on_change, names="value")
         self.box = self._arrange()
 
-    # -- what a reader or a test may use ---------------------------------------------------------------------------
+    # -- public ----------------------------------------------------------------------------------------------------
 
     @property
     def values(self) -> dict:
-        """The present value of every control, by name."""
+        """Return the current value of every control, by name."""
         return {name: control.value for name, control in self._controls.items()}
 
     @property
     def png(self) -> bytes:
-        """The present picture."""
+        """Return the current picture as PNG bytes."""
         return bytes(self.image.value)
 
     @property
     def alt_text(self) -> str:
-        """The sentence that describes the present picture."""
+        """Return the sentence that describes the current picture."""
         return self.alt(**self.values)
 
     def set(self, **values) -> None:
-        """Move several controls at once and redraw once; a value that is refused leaves all controls as they were."""
-        self._known(values, "set")
+        """Set several controls and redraw once; an invalid value leaves all controls unchanged."""
+        self._check_names(values, "set")
         before = self.values
         self._held = True
         try:
@@ -105,18 +105,18 @@ class Explorer:
             self._refresh()
 
     def reset(self) -> None:
-        """Move every control back to where it started."""
+        """Reset every control to its initial value."""
         self.set(**self._start)
 
     def preset(self, name: str) -> None:
-        """Move the controls to the preset of that name."""
+        """Set the controls to a preset, the others to their initial values."""
         if name not in self.presets:
             raise KeyError(f"got preset {name!r}, expected one of {', '.join(map(repr, self.presets)) or 'none'}")
         self.set(**self._start | self.presets[name])
 
-    # -- inside ----------------------------------------------------------------------------------------------------
+    # -- private ---------------------------------------------------------------------------------------------------
 
-    def _known(self, values: dict, where: str) -> None:
+    def _check_names(self, values: dict, where: str) -> None:
         for name in values:
             if name not in self._controls:
                 raise KeyError(f"{where}: got a control named {name!r}, expected one of {', '.join(self._controls)}")
@@ -137,11 +137,11 @@ class Explorer:
             picture = png(self.figure, DPI, colours=None)
         except Exception as error:
             note = f"{type(error).__name__}: {error}"
-            self._message.value = _line(f"The picture is not up to date. {html.escape(note)}", ALERT, "alert")
+            self._message.value = _html_line(f"The picture is not up to date. {html.escape(note)}", ALERT, "alert")
             raise
         self._message.value = ""
         self.image.value = picture
-        self._sentence.value = _line(html.escape(sentence), "opacity:.75", "status")
+        self._sentence.value = _html_line(html.escape(sentence), "opacity:.75", "status")
 
     def _arrange(self):
         for name, control in self._controls.items():
@@ -157,7 +157,7 @@ class Explorer:
         rows.append(ipywidgets.Box(buttons, layout=wrap))
         rows += [self.image, self._message]
         if self.caption:
-            rows.append(ipywidgets.HTML(_line(html.escape(self.caption))))
+            rows.append(ipywidgets.HTML(_html_line(html.escape(self.caption))))
         return ipywidgets.VBox([*rows, self._sentence])
 
     def _button(self, name: str, action, tooltip: str = ""):
@@ -186,7 +186,7 @@ def _layout(**traits) -> ipywidgets.Layout:
     return ipywidgets.Layout(**traits)
 
 
-def _line(text: str, look: str = "", role: str = "") -> str:
-    """One line below the picture; its colour is the theme's, so that it reads in a dark one too."""
+def _html_line(text: str, look: str = "", role: str = "") -> str:
+    """Format a line below the picture; its colour is the theme's, so that it is legible in a dark theme too."""
     role = f' role="{role}"' if role else ""
     return f'<div{role} style="font-size:13px;line-height:1.4;max-width:720px;{look}">{text}</div>'

@@ -1,4 +1,4 @@
-"""The mask explorer: what each query may look at, and which tokens move its output when they change."""
+"""The mask explorer: each query's mask, and the tokens whose change moves its output."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ GROUPS = {"P": palette.MUTED, "h": palette.QUERY, "S": palette.KEY, "M": palette
 NAMES = {"P": "P", "h": "h, recalled", "S": "S, the tokens", "M": "in the memory read last"}
 SIZES = (4, 8)
 PERSISTENT = 2
-FLOOR, CEILING = 1e-3, 20.0  # of the axis of influences
-ROUNDING = 1e-12  # rows of one batch differ by that much
+FLOOR, CEILING = 1e-3, 20.0  # limits of the influence axis
+ROUNDING = 1e-12  # rows of one batch differ by this much
 
 
 def visible(variant: str, tokens: int, size: int, persistent: int = PERSISTENT) -> dict[str, np.ndarray]:
-    """Say what each query of one block may use.
+    """Compute the masks of the keys and tokens that each query of one block may use.
 
     Args:
         variant: one of `VARIANTS`.
         tokens: T.
-        size: the window, or the segment of mac.
+        size: window length, or segment length of mac.
         persistent: P, number of persistent tokens.
 
     Returns:
         "P" (T, P), "h" and "S" (T, T): the keys it attends to; "M" (T, T): the tokens that are written into the
-        memory it reads. A group that the variant lacks is missing.
+        memory it reads. Groups that the variant lacks are absent.
     """
     if variant not in VARIANTS:
         raise ValueError(f"got the variant {variant!r}, expected one of {', '.join(VARIANTS)}")
@@ -64,16 +64,16 @@ def visible(variant: str, tokens: int, size: int, persistent: int = PERSISTENT) 
 
 @functools.cache
 def influence(variant: str, tokens: int, size: int, persistent: int = PERSISTENT) -> np.ndarray:
-    """Measure which tokens move which outputs: change one token of a small random model of one block, in float64.
+    """Measure the change of every output when one token is replaced, in a small random one-block float64 model.
 
     Args:
         variant: one of `VARIANTS`.
         tokens: T.
-        size: the window, or the segment of mac.
+        size: window length, or segment length of mac.
         persistent: P.
 
     Returns:
-        (T, T): row i, column j is the largest change of output i when token j is another; rounding counts as 0.
+        (T, T): row i, column j is the largest change of output i when token j is replaced; rounding counts as 0.
     """
     name, _, literal = variant.partition(" ")
     sizes = {"window": size, "segment": size, "chunk_size": min(SIZES), "persistent": persistent}
@@ -82,22 +82,22 @@ def influence(variant: str, tokens: int, size: int, persistent: int = PERSISTENT
         torch.manual_seed(0)
         model = TitansLM(config).double()
     text = torch.randint(20, (1, tokens), generator=torch.Generator().manual_seed(1))
-    others = text.repeat(tokens + 1, 1)  # row j: token j is another; the last row is the text itself
+    others = text.repeat(tokens + 1, 1)  # row j: token j is replaced; the last row is the original
     others.diagonal().copy_((text[0] + 7) % 20)
     with torch.no_grad():
-        model.embedding.weight.mul_(20)  # tokens that differ clearly
+        model.embedding.weight.mul_(20)  # make the tokens differ clearly
         logits = model(others)[0]
         moved = (logits[:-1] - logits[-1]).abs().amax(-1).T.numpy()
     return np.where(moved > ROUNDING, moved, 0.0)
 
 
 class MaskExplorer(Explorer):
-    """Masks of the architectures, one query's row, and which tokens move that query's output.
+    """Masks of the architectures, one query's row, and the tokens that move that query's output.
 
     Args:
-        variants: which to offer, the first one shown first; `VARIANTS` lists all.
+        variants: variants to offer, the first one shown first; `VARIANTS` lists all.
         tokens: T, a multiple of the sizes.
-        sizes: windows, or segments of mac.
+        sizes: window lengths, or segment lengths of mac.
     """
 
     caption = (
@@ -133,7 +133,7 @@ class MaskExplorer(Explorer):
         super().__init__()
 
     def controls(self):
-        """The variant, the query, and the window or segment."""
+        """Return the controls: variant, query, and window or segment."""
         last = self.tokens - 1
         return {
             "variant": ipywidgets.Dropdown(options=self.variants, value=self.variants[0], description="variant"),
@@ -178,7 +178,7 @@ class MaskExplorer(Explorer):
         return fig
 
     def colours(self, variant: str, size: int, query: int) -> np.ndarray:
-        """The picture (T, columns, 3): a colour for what is seen, dark red for the future, paler off the query."""
+        """Return RGB (T, columns, 3): visible cells in their group's colour, future ones dark red, other rows pale."""
         T, sees = self.tokens, self.sees[variant, size]
         picture = np.ones((T, self.columns, 3))
         for name, at in self.first.items():
@@ -211,12 +211,12 @@ class MaskExplorer(Explorer):
         self.title.set_text(f"{variant}: {before} of {query + 1} tokens so far move output {query}, {after} later ones")
 
     def count(self, variant: str, query: int, size: int) -> tuple[int, int]:
-        """How many tokens up to the query, and how many later ones, move its output."""
+        """Count the tokens up to the query, and the later ones, that move its output."""
         moved = self.moves[variant, size][query] > 0
         return int(moved[: query + 1].sum()), int(moved[query + 1 :].sum())
 
     def alt(self, variant, query, size):
-        """Count the keys of the query's row and the tokens that move its output."""
+        """Describe the keys of the query's row and the tokens that move its output."""
         sees = {name: int(mask[query].sum()) for name, mask in self.sees[variant, size].items()}
         keys = ", ".join(f"{n} {name}" for name, n in sees.items() if name != "M") or "nothing"
         memory = f" and reads a memory that holds {sees['M']} tokens" if "M" in sees else ""

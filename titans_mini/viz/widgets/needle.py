@@ -1,4 +1,4 @@
-"""The needle map: how often each model finds the needle, by the length of the haystack and the depth in it."""
+"""The needle map: accuracy of each model by the length of the haystack and the depth of the needle."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class NeedleMap(Explorer):
     """Accuracy over depth and length for one model at a time, beside the curves of all.
 
     Args:
-        right: model → (seeds, lengths, bins) right answers; bins of depth from the start of the haystack to its end.
-        asked: model → the same shape, questions asked.
-        lengths: tokens of each haystack, rising.
-        trained: length of the sequences in training.
-        chance: share of right answers of a guess.
+        right: model → (seeds, lengths, bins) correct answers; depth bins from the start of the haystack to its end.
+        asked: model → (seeds, lengths, bins) questions asked.
+        lengths: haystack lengths in tokens, increasing.
+        trained: training length in tokens.
+        chance: accuracy of guessing.
     """
 
     caption = (
@@ -49,12 +49,12 @@ class NeedleMap(Explorer):
         super().__init__()
 
     def _grid(self, name: str) -> np.ndarray:
-        """Accuracy (bins, lengths), all seeds together; NaN where nothing was asked."""
+        """Return the accuracy (bins, lengths) over all seeds; NaN where nothing was asked."""
         right, asked = self.right[name].sum(0).T, self.asked[name].sum(0).T
         return np.divide(right, asked, out=np.full(right.shape, np.nan), where=asked > 0)
 
     def controls(self):
-        """The model, and the length that is looked at."""
+        """Return the controls: model and length."""
         return {
             "model": ipywidgets.Dropdown(options=self.names, value=self.names[0], description="model"),
             "length": ipywidgets.SelectionSlider(
@@ -63,7 +63,7 @@ class NeedleMap(Explorer):
         }
 
     def build(self):
-        """Draw the map and one curve a model, over a log scale of length."""
+        """Draw the map and one curve per model, over a log scale of length."""
         fig, (left, right) = figure(7.2, 3.3, 1, 2, width_ratios=[1.15, 1])
         first = self.names[0]
         self.map = draw.needle_map(left, self.grid[first], self.lengths, self.trained)
@@ -101,18 +101,18 @@ class NeedleMap(Explorer):
             runs = self.by_seed[model]
             dots.set_data((self.lengths, runs[i]) if i < len(runs) else ([], []))
         self.here.update(length)
-        mean, low, high = self._at(model, column)
+        mean, low, high = self._mean_and_range(model, column)
         self.title.set_text(model)
         self.verdict.set_text(f"{_short(length)}: {mean:.0%} found ({low:.0%} to {high:.0%})")
 
-    def _at(self, model: str, column: int) -> tuple[float, float, float]:
+    def _mean_and_range(self, model: str, column: int) -> tuple[float, float, float]:
         runs = self.by_seed[model][:, column]
         return runs.mean(), runs.min(), runs.max()
 
     def alt(self, model, length):
-        """Say how much is found there, at which depth least, and what the others do."""
+        """Describe the accuracy at this length, the worst depth, and the other models."""
         column = self.lengths.index(length)
-        mean, low, high = self._at(model, column)
+        mean, low, high = self._mean_and_range(model, column)
         depth = self.grid[model][:, column]
         worst = int(np.nanargmin(depth))
         others = ", ".join(f"{name} {self.by_seed[name][:, column].mean():.0%}" for name in self.names if name != model)

@@ -1,4 +1,4 @@
-"""The recall matrix: ask a memory with every stored key, compare with every stored value."""
+"""The recall matrix: query a memory with every stored key, compare with every stored value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ COLOURS = (palette.MUTED, palette.KEY, palette.MEMORY, palette.MEMORY)  # a matr
 
 
 class RecallMatrix(Explorer):
-    """Similarities of all answers to all values, after each pass over the pairs, for several memories.
+    """Cosine similarities of all answers to all values, after each pass over the pairs, for several memories.
 
     Args:
         answers: number of pairs N → name of a memory → (passes+1, N, D), its answers to all keys after 0, 1, … passes.
-        values: number of pairs N → (N, D), what each key should have been answered with. Every N divides the largest.
+        values: number of pairs N → (N, D), the correct answers. Every N divides the largest.
     """
 
     caption = (
@@ -38,7 +38,7 @@ class RecallMatrix(Explorer):
             for n, memories in answers.items() for name, asked in memories.items()
         }  # fmt: skip
         self.passes = len(self.similar[self.cells, self.names[0]]) - 1
-        # (passes+1, N): the nearest value of each answer; −1 where the memory said nothing
+        # (passes+1, N): the nearest value of each answer; −1 where the answer is zero
         self.nearest = {key: np.where(s.any(-1), s.argmax(-1), -1) for key, s in self.similar.items()}
         self.share = {key: (near == np.arange(key[0])).mean(-1) for key, near in self.nearest.items()}
         first, deep, few = self.names[0], self.names[min(2, len(self.names) - 1)], sorted(answers)[1:2] or [self.cells]
@@ -53,7 +53,7 @@ class RecallMatrix(Explorer):
         super().__init__()
 
     def controls(self):
-        """The memory, the number of pairs, and the passes."""
+        """Return the controls: memory, number of pairs and passes."""
         counts = sorted({n for n, _ in self.similar})
         return {
             "memory": ipywidgets.Dropdown(options=self.names, value=self.names[0], description="memory"),
@@ -62,7 +62,7 @@ class RecallMatrix(Explorer):
         }
 
     def build(self):
-        """Draw one matrix of the largest size, in which smaller ones have larger cells, and one curve a memory."""
+        """Draw one matrix of the largest size, in which smaller ones have larger cells, and one curve per memory."""
         fig, (left, right) = figure(7.2, 3.5, 1, 2, width_ratios=[1.12, 1])
         n = self.cells
         self.map = draw.heatmap(left, np.zeros((n, n)), limit=1.0)
@@ -81,7 +81,7 @@ class RecallMatrix(Explorer):
         return fig
 
     def draw(self, memory, pairs, after):
-        """Show the similarities of one memory after so many passes, and all curves for so many pairs."""
+        """Show the similarities of one memory after `after` passes, and all curves for `pairs` pairs."""
         scale, similar = self.cells // pairs, self.similar[pairs, memory][after]
         self.map.update(np.kron(similar, np.ones((scale, scale))))
         rows, near = np.arange(pairs), self.nearest[pairs, memory][after]
@@ -98,7 +98,7 @@ class RecallMatrix(Explorer):
         self.verdict.set_text(f"{right} of {pairs} after {_passes(after)}")
 
     def alt(self, memory, pairs, after):
-        """Count what is recalled, and say how bright the diagonal is."""
+        """Describe the number of recalled pairs and the similarity on the diagonal."""
         similar = self.similar[pairs, memory][after]
         off = np.abs(similar[~np.eye(pairs, dtype=bool)]).mean()
         right = round(self.share[pairs, memory][after] * pairs)
@@ -114,7 +114,7 @@ def _passes(n: int) -> str:
 
 
 def _cosines(answers: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Cosines (passes+1, N, N) of answers (passes+1, N, D) and values (N, D); an empty answer is similar to nothing."""
+    """Compute the cosines (passes+1, N, N) of answers (passes+1, N, D) and values (N, D); 0 for a zero answer."""
     length = np.linalg.norm(answers, axis=-1, keepdims=True)
     unit = np.divide(answers, length, out=np.zeros_like(answers), where=length > 0)
     return unit @ (values / np.linalg.norm(values, axis=-1, keepdims=True)).T

@@ -1,4 +1,4 @@
-"""The roofline: the least time that a memory takes on a GPU, by matrix units, by bytes, and by its chain of chunks."""
+"""The roofline: lower bounds on a memory's time on a GPU, by matrix units, bytes, and the chain of chunks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CHUNKS = (16, 32, 64, 128)
 
 
 class GPU(NamedTuple):
-    """What a GPU can do at best, and who says so."""
+    """Peak rates of a GPU, and their source."""
 
     name: str
-    rate: float  # operations a second of dense bfloat16 products
-    bandwidth: float  # bytes a second
+    rate: float  # operations per second of dense bfloat16 products
+    bandwidth: float  # bytes per second
     processors: int  # streaming multiprocessors
     source: str  # "data sheet, assumed" or "measured"
 
@@ -31,7 +31,7 @@ H200 = GPU("H200", 989e12, 4.8e12, 132, "data sheet, assumed")
 
 
 def recorded() -> GPU | None:
-    """Read what a GPU reached in the recorded benchmark, by a large product and a large copy; None where none ran."""
+    """Return the GPU of the recorded benchmark with its measured rate and bandwidth; None if none was measured."""
     results = load_results("kernels_gpu")
     if not results["machine"]:
         return None
@@ -40,10 +40,10 @@ def recorded() -> GPU | None:
 
 
 def operations(net: MemoryNet, C: int) -> tuple[int, int]:
-    """Count operations per token and head, forward: all of them, and those of the chain from chunk to chunk.
+    """Count forward operations per token and head: the total, and the part on the chain from chunk to chunk.
 
-    All: 12P − 2P₁ + 2CN, with P weights, P₁ of the first layer, N the sum of all layers' inputs and outputs. The chain:
-    errors at the anchor and what they write into weights and momentum, 8P − 2P₁; answers can wait.
+    Total: 12P − 2P₁ + 2CN, with P weights, P₁ of the first layer, N the sum of all layers' inputs and outputs. Chain:
+    errors at the anchor and their updates of weights and momentum, 8P − 2P₁; the answers are not on it.
     """
     P = sum(i * o for i, o in net.shapes)
     P1 = net.shapes[0][0] * net.shapes[0][1]
@@ -51,13 +51,13 @@ def operations(net: MemoryNet, C: int) -> tuple[int, int]:
 
 
 def floors(net: MemoryNet, gpu: GPU, sequences, T: int, C: int) -> dict[str, np.ndarray]:
-    """Find the least seconds of a forward pass, three ways.
+    """Compute three lower bounds on the seconds of a forward pass.
 
     Args:
         net: the memory's network.
-        gpu: what does it.
+        gpu: the GPU's rates.
         sequences: (N,) numbers of sequences, B·H.
-        T: tokens of each.
+        T: tokens per sequence.
         C: chunk size.
 
     Returns:
@@ -74,12 +74,12 @@ def floors(net: MemoryNet, gpu: GPU, sequences, T: int, C: int) -> dict[str, np.
 
 
 class Roofline(Explorer):
-    """Least times over the number of sequences, for a memory and a chunk size.
+    """Lower bounds on the forward time over the number of sequences, for a memory and a chunk size.
 
     Args:
         gpus: one or more; the first is drawn in full, the others' bytes are dashed.
-        D: width of a head.
-        T: tokens of a sequence.
+        D: dimension of a head.
+        T: tokens per sequence.
     """
 
     caption = (
@@ -102,7 +102,7 @@ class Roofline(Explorer):
         super().__init__()
 
     def controls(self):
-        """The memory, the number of sequences, and the chunk size."""
+        """Return the controls: memory, number of sequences and chunk size."""
         return {
             "memory": ipywidgets.Dropdown(options=list(self.nets), value="matrix", description="memory"),
             "sequences": ipywidgets.SelectionSlider(options=SEQUENCES, value=16, description="sequences B·H"),
@@ -135,7 +135,7 @@ class Roofline(Explorer):
         return fig
 
     def draw(self, memory, sequences, C):
-        """Move the lines."""
+        """Move the lines and update the title."""
         found = floors(self.nets[memory], self.gpus[0], SEQUENCES, self.T, C)
         for name, times in found.items():
             self.lines[name].update(times, SEQUENCES)
@@ -148,12 +148,12 @@ class Roofline(Explorer):
         self.title.set_text(f"{memory}, T = {self.T:,}: bound by {bound}\n{gpu.name} ({gpu.source}): {words}")
 
     def bound(self, memory: str, sequences: int, C: int) -> str:
-        """Name the highest of the three."""
+        """Return the name of the highest bound."""
         times = floors(self.nets[memory], self.gpus[0], [sequences], self.T, C)
         return {"matrix": "matrix units", "bytes": "bytes", "chain": "the chain"}[max(times, key=lambda n: times[n][0])]
 
     def alt(self, memory, sequences, C):
-        """Say the three least times and which is the floor."""
+        """Describe the three lower bounds and name the highest."""
         times = floors(self.nets[memory], self.gpus[0], [sequences], self.T, C)
         each = ", ".join(f"{name} {1e6 * x[0]:,.0f} µs" for name, x in times.items())
         gpu = self.gpus[0]

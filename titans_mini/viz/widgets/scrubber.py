@@ -1,4 +1,4 @@
-"""Memory scrubber: walk along a recorded stream of digits and see what the memory believes at every step."""
+"""Memory scrubber: step through a recorded stream of digits and show the memory at every step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ RECENT = 50  # tokens in the running accuracy
 
 
 class MemoryScrubber(Explorer):
-    """One digit at a time: what was asked, what the memory answered, what it believes after the write, its surprise.
+    """One digit at a time: the query, the memory's answer, the memory after the write, its surprise.
 
     Args:
         images: (T, 64) pixels of the stream, in the order of the record.
         labels: (T,) labels, 0 … 9.
-        traces: a record for each rule, by the name to show: a memory (64, ≥ 10) of batch 1 and one head, with the
-            image as key and the one-hot label as value.
+        traces: name of a rule → its record: a memory (64, ≥ 10) of batch 1 and one head, with the image as key
+            and the one-hot label as value.
     """
 
     caption = (
@@ -35,7 +35,7 @@ class MemoryScrubber(Explorer):
         self.images, self.labels = as_array(images).reshape(-1, 8, 8), as_array(labels).astype(int)
         if not traces or any(len(trace) != len(self.labels) for trace in traces.values()):
             raise ValueError(f"got records of {[len(t) for t in traces.values()]} tokens, expected {len(self.labels)}")
-        self.rules = {name: self._digest(trace) for name, trace in traces.items()}
+        self.rules = {name: self._extract(trace) for name, trace in traces.items()}
         names, late = list(self.rules), len(self.labels) // 2
         surprise = np.where(np.arange(len(self.labels)) >= late, self.rules[names[0]]["surprise"], -1)
         last = {"t": len(self.labels)}
@@ -46,11 +46,12 @@ class MemoryScrubber(Explorer):
         self.presets |= {"all": last} | {f"all, {name}": last | {"rule": name} for name in names[1:]}
         super().__init__()
 
-    def _digest(self, trace: Trace) -> dict[str, np.ndarray | float]:
-        """Keep the ten columns that hold labels, as pictures (T+1, 10, 8, 8), and the answers (T, 10)."""
+    def _extract(self, trace: Trace) -> dict[str, np.ndarray | float]:
+        """Extract the ten label columns as images (T+1, 10, 8, 8), and the answers (T, 10)."""
         columns = as_array(trace.weights[0][:, 0, 0, :, :10])
         memory = columns.transpose(0, 2, 1).reshape(-1, 10, 8, 8)
-        answers = np.einsum("tk,tkl->tl", as_array(trace.k[0, 0]), columns[:-1])  # M_{t−1}(k_t), whatever was read
+        # M_{t−1}(k_t), not the recorded queries
+        answers = np.einsum("tk,tkl->tl", as_array(trace.k[0, 0]), columns[:-1])
         hit = answers.argmax(-1) == self.labels
         limits = {"memory": np.abs(memory).max(), "write": np.abs(np.diff(memory, axis=0)).max()}
         limits = {name: 0.6 * float(limit) for name, limit in limits.items()}  # a few strong pixels may saturate
@@ -58,7 +59,7 @@ class MemoryScrubber(Explorer):
         return {"memory": memory, "answers": answers, "hit": hit, "limits": limits, "surprise": surprise}
 
     def controls(self):
-        """The token, the rule, and whether to show the memory or its last change."""
+        """Return the controls: digit, rule, and whether to show the memory or its last change."""
         shown = [("memory after it", "memory"), ("what it changed", "write")]
         return {
             "t": ipywidgets.IntSlider(len(self.labels), 1, len(self.labels), description="digit t"),
@@ -67,7 +68,7 @@ class MemoryScrubber(Explorer):
         }
 
     def build(self) -> Figure:
-        """Lay out the digit, the answer, the ten beliefs and the surprise."""
+        """Lay out the digit, the answer, the ten columns and the surprise."""
         fig, whole = figure(7.2, 4.6)
         whole.remove()
         with matplotlib.rc_context(palette.style()):
@@ -107,7 +108,7 @@ class MemoryScrubber(Explorer):
         ax.set_title("surprise ℓ before the write (grey: the other rule; ticks: wrong answers)")
 
     def draw(self, t, rule, show):
-        """Move to digit t of one rule's record."""
+        """Show digit t of one rule's record."""
         run, i = self.rules[rule], t - 1
         other = next((r for name, r in self.rules.items() if name != rule), run)
         self.digit.update(self.images[i : i + 1])
@@ -137,7 +138,7 @@ class MemoryScrubber(Explorer):
         return f"it says {guess}, then it is told {truth}: {'right' if run['hit'][i] else 'wrong'}"
 
     def alt(self, t, rule, show):
-        """Describe the present digit, answer and surprise."""
+        """Describe the current digit, answer and surprise."""
         run, i = self.rules[rule], t - 1
         recent = run["hit"][max(0, t - RECENT) : t]
         what = "ten pictures of the memory" if show == "memory" else "ten pictures of what this digit changed"

@@ -15,22 +15,22 @@ from titans_mini.viz.draw import as_array
 from titans_mini.viz.picture import figure, legend
 from titans_mini.viz.widgets.explorer import Explorer
 
-STEP, MOST = 0.05, 0.9  # of the slider for η
+STEP, MOST = 0.05, 0.9  # step and maximum of the η slider
 
 Event = tuple[Tensor, Tensor, Tensor, Tensor, str]
 
 
 class Seismograph(Explorer):
-    """What one event does to a matrix memory, for any η, with past surprise kept or dropped after the event.
+    """The effect of one event on a matrix memory, for any η, with past surprise kept or dropped after the event.
 
-    All runs are recorded at once, as one batch; the controls only choose among them.
+    All runs are recorded as one batch; the controls only select among them.
 
     Args:
         events: name → (k, v, asked, truth, about). The stream is k, v (T, D); at every token the memory is asked
-            `asked` (N, D) and should answer `truth` (N, D), which is `about` something, in words.
-        weights: (1, D, D), what the memory knows before.
+            `asked` (N, D) and should answer `truth` (N, D); `about` describes the questions in words.
+        weights: (1, D, D) initial weights of the memory.
         theta: step size.
-        at: the token at which the event happens.
+        at: token index of the event.
         presets: name → values of the controls `event`, `eta`, `drop`.
     """
 
@@ -58,7 +58,7 @@ class Seismograph(Explorer):
         super().__init__()
 
     def _record(self, events: dict[str, Event], weights: Tensor) -> dict[str, np.ndarray]:
-        """Record every event, η and choice in one batch; each result is (events, etas, 2, T), errors T+1."""
+        """Record all runs in one batch; each result is (events, etas, 2, T), errors with T+1."""
         most = max(len(asked) for _, _, asked, _, _ in events.values())
         padded = [_pad(event, most) for event in events.values()]
         k, v, asked, truth = (torch.stack(parts) for parts in zip(*padded, strict=True))
@@ -76,7 +76,7 @@ class Seismograph(Explorer):
         return {name: as_array(x.reshape(len(x), n, m, 2)).transpose(1, 2, 3, 0) for name, x in results.items()}
 
     def controls(self):
-        """The event, η, and whether past surprise is dropped after the event."""
+        """Return the controls: event, η, and whether past surprise is dropped after the event."""
         return {
             "event": ipywidgets.Dropdown(options=self.names, description="event"),
             "eta": ipywidgets.FloatSlider(0.8, min=0, max=MOST, step=STEP, description="η"),
@@ -84,7 +84,7 @@ class Seismograph(Explorer):
         }
 
     def build(self) -> Figure:
-        """Lay out the seismogram above and the error below, on one axis of tokens."""
+        """Lay out the seismogram above and the error below, on a shared token axis."""
         fig, (top, low) = figure(7.2, 4.4, 2, 1, sharex=True, height_ratios=[1.5, 1])
         up, down = self.runs["momentary"].max() * 1.15, self.runs["past"].max() * 1.1
         blank = np.zeros(self.runs["past"].shape[-1])
@@ -92,7 +92,7 @@ class Seismograph(Explorer):
         top.set(ylim=(-down, up))
         top.tick_params(axis="x", length=0, labelbottom=False)
         legend(top, loc="lower left", ncols=2, bbox_to_anchor=(0, 1))
-        x = np.arange(len(blank) + 1) - 0.5  # the memory between tokens
+        x = np.arange(len(blank) + 1) - 0.5  # states lie between tokens
         self.plain = draw.line(low, x, x, color=palette.MUTED, width=1.3, linestyle=(0, (3, 2)), label="η = 0")
         self.error = draw.line(low, x, x, color=palette.MEMORY, label="this η")
         low.set(ylim=(-0.05, self.runs["error"].max() * 1.08), xlabel="token t", ylabel="error")
@@ -116,7 +116,7 @@ class Seismograph(Explorer):
         self.asked.set_text(f"how wrong the memory is about {self.about[self.names.index(event)]}")
 
     def alt(self, event, eta, drop):
-        """Say how long the past surprise lasts and how wrong the memory ends."""
+        """Describe the peak of past surprise and the error after the event."""
         i = self._index(event, eta, drop)
         past, error, plain = self.runs["past"][i], self.runs["error"][i], self.runs["error"][i[0], 0, 0]
         kept = ", dropped at the token after the event" if drop else ""
@@ -130,7 +130,7 @@ class Seismograph(Explorer):
 
 
 def _pad(event: Event, most: int) -> tuple[Tensor, ...]:
-    """Let events that ask fewer questions share a batch with those that ask more: NaN is left out of the mean."""
+    """Pad the questions and answers (N, D) of an event to `most` rows with NaN, which the mean leaves out."""
     k, v, asked, truth, _ = event
     nothing = asked.new_full((most - len(asked), asked.shape[-1]), torch.nan)
     return k, v, torch.cat([asked, nothing]), torch.cat([truth, nothing])

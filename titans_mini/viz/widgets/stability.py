@@ -1,4 +1,4 @@
-"""A map of step sizes and momenta: where a memory that reads real digits learns, and where it blows up."""
+"""Stability map over step size and momentum: where a memory that reads real digits learns, and where it diverges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from titans_mini.memory.network import MemoryNet
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
-# name → (one digit again and again?, chunk size, α); chunk size 1 is the online rule
+# name → (repeat one digit?, chunk size, α); chunk size 1 is the online rule
 MEMORIES = {
     "one digit, C = 1": (True, 1, 0.0),
     "stream, C = 1": (False, 1, 0.0),
@@ -25,12 +25,12 @@ MEMORIES = {
     "stream, C = 64": (False, 64, 0.0),
     "stream, C = 16, α = 0.3": (False, 16, 0.3),
 }
-LOW, OCTAVES, COLUMNS = -9, 11, 3  # θκ from 2⁻⁹ to 2², columns for each doubling
-SHOWN = 1e38  # the last power of ten that float32 holds
+LOW, OCTAVES, COLUMNS = -9, 11, 3  # θκ from 2⁻⁹ to 2², columns per doubling
+SHOWN = 1e38  # the largest power of ten in float32
 
 
 def edge(eta: float, alpha: float, chunk_size: int = 1) -> float:
-    """Compute the θκ at which a key that fills every chunk stops being learned; below it the error shrinks.
+    """Compute the stability limit of θκ for one key that fills every chunk; below it the error shrinks.
 
     Args:
         eta: momentum gate, the same for all tokens.
@@ -38,7 +38,7 @@ def edge(eta: float, alpha: float, chunk_size: int = 1) -> float:
         chunk_size: C equal keys whose gradients are all taken at the chunk's start; 1 is the online rule.
 
     Returns:
-        The smaller of the two limits that trace and determinant of the chunk's 2×2 map allow.
+        The smaller of the two limits set by the trace and the determinant of the chunk's 2×2 map.
     """
     c = coefficients(*(torch.full((chunk_size,), g, dtype=torch.float64) for g in (alpha, eta)))
     b, m, f, g, n = (x.item() for x in (c.b[-1], c.m[-1], c.f[-1], c.G[-1].sum(), c.n[-1].sum()))
@@ -48,12 +48,12 @@ def edge(eta: float, alpha: float, chunk_size: int = 1) -> float:
 
 @torch.no_grad()
 def losses(keys: Tensor, values: Tensor, step: Tensor, eta: Tensor, alpha: float, chunk_size: int) -> Tensor:
-    """Run one memory for each pair of step size and momentum through the same tokens.
+    """Run one memory per pair of step size and momentum over the same tokens.
 
     Args:
-        keys: (T, D) of length 1.
-        values: (T, D).
-        step: (N,) θκ, up to 4: keys are made twice as long, so that θ stays below 1.
+        keys: (T, D) keys of unit length.
+        values: (T, D) values.
+        step: (N,) θκ, up to 4: keys are doubled in length, so that θ stays at most 1.
         eta: (N,) momentum gates.
         alpha: forget gate.
         chunk_size: C; 1 runs the closed form of the online rule.
@@ -71,7 +71,7 @@ def losses(keys: Tensor, values: Tensor, step: Tensor, eta: Tensor, alpha: float
 
 
 class StabilityMap(Explorer):
-    """Eight memories, each with every θ and η; a dot picks one run, whose loss is drawn beside the map."""
+    """Eight memories, each with every θ and η; a dot selects one run, whose loss is drawn beside the map."""
 
     caption = (
         "Left: each cell is one run. Purple has learned, white has not, orange is worse than an empty memory, dark red "
@@ -90,8 +90,8 @@ class StabilityMap(Explorer):
         """Run all memories once.
 
         Args:
-            images: (T, D) keys, made unit length here.
-            values: (T, D) what to remember for each.
+            images: (T, D) keys, normalised here.
+            values: (T, D) the value of each key.
         """
         self.step = 2.0 ** (LOW + np.arange(OCTAVES * COLUMNS + 1) / COLUMNS)
         self.eta = np.linspace(0, 0.95, 20)
@@ -112,7 +112,7 @@ class StabilityMap(Explorer):
         super().__init__()
 
     def controls(self):
-        """A memory, and the place of the dot."""
+        """Return the controls: memory, and step and momentum of the dot."""
         return {
             "memory": ipywidgets.Dropdown(options=list(MEMORIES), value="stream, C = 1", description="memory"),
             "step": ipywidgets.SelectionSlider(
@@ -130,7 +130,7 @@ class StabilityMap(Explorer):
         return (np.log2(step) - LOW) * COLUMNS
 
     def build(self):
-        """Draw the map with its line, and the loss curve."""
+        """Draw the map with its stability limit, and the loss curve."""
         fig, (left, right) = figure(7.2, 3.3, 1, 2, width_ratios=[1.25, 1])
         self.map = draw.heatmap(left, self.learned[next(iter(MEMORIES))], limit=2.0, aspect="auto")
         left.invert_yaxis()
@@ -155,7 +155,7 @@ class StabilityMap(Explorer):
         return fig
 
     def draw(self, memory, step, eta):
-        """Show another map, its line, and the run under the dot."""
+        """Show one memory's map, its stability limit, and the run under the dot."""
         row, column = self._cell(step, eta)
         same, chunk_size, alpha = MEMORIES[memory]
         self.map.update(self.learned[memory])
@@ -175,7 +175,7 @@ class StabilityMap(Explorer):
         return f"loss {end:.2g} (empty: {self.empty:.2g})" if end > 1e-6 else "loss below 1e-6"
 
     def alt(self, memory, step, eta):
-        """Say where the dot is, what the formula says there and what was measured."""
+        """Describe the dot's position, the limit by formula there and the measured result."""
         row, column = self._cell(step, eta)
         limit = self.limits[memory][row]
         side = "below" if self.step[column] < limit else "at or above"

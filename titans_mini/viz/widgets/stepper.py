@@ -17,15 +17,15 @@ from titans_mini.viz.widgets.explorer import Explorer
 
 
 class TwoLoopStepper(Explorer):
-    """One evening, seen by a layer at every stage of its training: what it writes, its memory, whom it can serve.
+    """One story, read by a layer at every stage of its training: its writes, its memory, its answers.
 
     Args:
         model: has `embed`, `memory` (a `NeuralMemory` with one head and a matrix), and maps (tokens, state) to
-            (logits, state); it is not changed.
-        history: outer step → (share of right answers, the model's state_dict).
+            (logits, state); it is not modified.
+        history: outer step → (accuracy, the model's state_dict).
         tokens: (2·P,) the story: key, value, key, value, …
-        words: (2·P,) what to write below the tokens.
-        first_value: the token of value 0.
+        words: (2·P,) labels below the tokens.
+        first_value: token id of value 0.
     """
 
     caption = (
@@ -61,7 +61,7 @@ class TwoLoopStepper(Explorer):
         super().__init__()
 
     def controls(self):
-        """The step of the outer loop, the token of the inner loop, and whether the inner loop runs."""
+        """Return the controls: outer step, token of the inner loop, and whether the inner loop runs."""
         T = len(self.words)
         return {
             "step": ipywidgets.SelectionSlider(options=self.steps, value=self.steps[-1], description="outer step"),
@@ -76,7 +76,7 @@ class TwoLoopStepper(Explorer):
         with matplotlib.rc_context(palette.style()):
             layout = [["story", "story"], ["memory", "guests"], ["memory", "curve"]]
             ax = fig.subplot_mosaic(layout, width_ratios=[1, 1.15], height_ratios=[1, 1.15, 0.95])
-        fig.get_layout_engine().set(rect=(0.03, 0, 0.97, 1))  # the layout forgets the numbers left of the story
+        fig.get_layout_engine().set(rect=(0.03, 0, 0.97, 1))  # the layout ignores the tick labels left of the story
         T, first = len(self.words), self.runs[self.steps[0], True]
         self.push = draw.bars(ax["story"], np.zeros(T), self.words, color=palette.SURPRISE)
         self.here = draw.marker(ax["story"], -0.5)
@@ -96,7 +96,7 @@ class TwoLoopStepper(Explorer):
         return fig
 
     def draw(self, step, t, write):
-        """Show one recorded moment."""
+        """Show one recorded outer step and token."""
         run = self.runs[step, write]
         seen = np.arange(len(self.words)) < t
         self.push.update(np.where(seen, run["push"], 0))
@@ -116,7 +116,7 @@ class TwoLoopStepper(Explorer):
         return int(run["right"][t][: t // 2].sum())
 
     def alt(self, step, t, write):
-        """Say how many guests would get the right hook at this moment."""
+        """Describe the number of guests who would get the right hook now."""
         run = self.runs[step, write]
         loop = "" if write else " with the inner loop switched off (θ = 0)"
         told = run["chance"][t][: t // 2]
@@ -130,7 +130,7 @@ class TwoLoopStepper(Explorer):
 
 @torch.no_grad()
 def _record(model: nn.Module, tokens: Tensor, first_value: int) -> dict[str, np.ndarray]:
-    """Read the story token by token: M_t − M_0 (T+1, D, D), pushes (T,), chances and right answers (T+1, P)."""
+    """Record the story: M_t − M_0 (T+1, D, D), ‖θ_t ∇ℓ‖ (T,), probability and correctness of answers (T+1, P)."""
     names, values = tokens[::2, None], tokens[1::2] - first_value  # (P, 1), (P,)
     state = model.memory.init_state(1)
     _, eta, _ = model.memory.gates(model.embed(tokens[None]))  # (1, 1, T, 1)
@@ -138,7 +138,7 @@ def _record(model: nn.Module, tokens: Tensor, first_value: int) -> dict[str, np.
     start = state.memory.weights[0][0, 0]
     for t in range(len(tokens) + 1):
         written.append(state.memory.weights[0][0, 0] - start)
-        logits, _ = model(names, state[[0] * len(names)])  # everyone asks; the state itself stays as it is
+        logits, _ = model(names, state[[0] * len(names)])  # all names are queried; the state stays unchanged
         chance.append(logits[:, 0].softmax(-1).gather(1, values[:, None])[:, 0])
         right.append(logits[:, 0].argmax(-1) == values)
         if t < len(tokens):

@@ -1,4 +1,4 @@
-"""The surprise strip of notebook 00: a text of your own, coloured by what a memory did not expect."""
+"""The surprise strip of notebook 00: your own text, coloured by a memory's surprise."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
 COLUMNS, ROWS, WINDOW = 72, 10, 40
-NO_IDEA = 8  # bits: one of 256 bytes, all as likely
-LONGEST = 2_000  # characters that are read; the strip shows the first COLUMNS · ROWS
+NO_IDEA = 8  # bits of one of 256 equally likely bytes
+LONGEST = 2_000  # most characters read; the strip shows the first COLUMNS · ROWS
 LEARNING, FROZEN, RIGHT = "surprise, learning all along", "surprise, frozen halfway", "guessed right (dark)"
-RHYME = (  # traditional: each line is news at its beginning only
+RHYME = (  # traditional; only the beginning of each line is new
     "This is the house that Jack built.\n"
     "This is the malt that lay in the house that Jack built.\n"
     "This is the rat that ate the malt that lay in the house that Jack built.\n"
@@ -31,7 +31,7 @@ RHYME = (  # traditional: each line is news at its beginning only
     "This is the cow with the crumpled horn that tossed the dog that worried the cat that killed the rat that ate the "
     "malt that lay in the house that Jack built."
 )
-SENTENCE = (  # two lines of the strip, so that its repetitions stand below each other
+SENTENCE = (  # two lines of the strip, so that its repetitions align
     "A memory that was never trained reads this sentence once. It writes down"
     " what it did not expect. The second time there is little left to write. "
 )
@@ -53,10 +53,10 @@ class SurpriseStrip(Explorer):
     """A text, coloured character by character by the surprise of a memory that learns while it reads.
 
     Args:
-        text: what the memory reads at the start; by default a rhyme that repeats itself.
-        theta: the step size at the start: a number, or with a model in units of what it was trained with.
+        text: initial text; by default a rhyme that repeats itself.
+        theta: initial step size; with a model, a factor on its trained step size.
         dim: D, the size of keys and values.
-        model: a trained model of bytes whose memory reads; without one a memory that nobody has trained.
+        model: a trained byte-level model whose memory reads; None for an untrained memory.
     """
 
     caption = (
@@ -76,11 +76,11 @@ class SurpriseStrip(Explorer):
         self.text = text
         self.theta = theta if theta is not None else 0.15 if model is None else 1.0
         self.net = MemoryNet(dim, depth=1, residual=False, norm=False)
-        self._asked = self._answer = None
+        self._cache_key = self._cached = None
         super().__init__()
 
     def controls(self) -> dict:
-        """Return the text, the step size, and what the colours mean."""
+        """Return the controls: text, step size and meaning of the colours."""
         box = ipywidgets.Layout(width="700px", max_width="100%", height="90px")
         return {
             "text": ipywidgets.Textarea(self.text, description="your text", continuous_update=False, layout=box),
@@ -110,7 +110,7 @@ class SurpriseStrip(Explorer):
 
     @torch.no_grad()
     def read(self, text: str, theta: float, frozen: bool = False) -> tuple[Tensor, Tensor]:
-        """Let a fresh memory read a text.
+        """Read a text with a fresh memory.
 
         Args:
             text: T characters.
@@ -120,12 +120,12 @@ class SurpriseStrip(Explorer):
         Returns:
             The surprise of every character (T,), and whether the memory's best guess was right (T,).
         """
-        if (text, theta, frozen) == self._asked:
-            return self._answer
-        self._asked = (text, theta, frozen)  # the picture, its alt text and another colour ask for the same reading
+        if (text, theta, frozen) == self._cache_key:
+            return self._cached
+        self._cache_key = (text, theta, frozen)  # the picture, its alt text and other colours need the same reading
         read = self._read_untrained if self.model is None else self._read_trained
-        self._answer = read(text, theta, frozen)
-        return self._answer
+        self._cached = read(text, theta, frozen)
+        return self._cached
 
     def _read_trained(self, text: str, theta: float, frozen: bool) -> tuple[Tensor, Tensor]:
         bits, right = read_text(self.model, text, theta, len(text) // 2 if frozen else None)
@@ -168,7 +168,7 @@ class SurpriseStrip(Explorer):
         )
 
     def alt(self, text: str, theta: float, colour: str) -> str:
-        """Say how the surprise changed from the first quarter to the last."""
+        """Describe the change of surprise from the first quarter to the last."""
         text = text[:LONGEST]
         surprise, right = self.read(text, theta, frozen=colour == FROZEN)
         step = f"θ = {theta:.2f}" if self.model is None else f"{self.unit} {theta:.2f}"
@@ -176,7 +176,7 @@ class SurpriseStrip(Explorer):
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Mean of the last WINDOW numbers, of fewer at the start: (T,)."""
+    """Return the running mean (T,) of the last WINDOW numbers, of fewer at the start."""
     total = torch.cat([torch.zeros(1, dtype=torch.float64), x.double().cumsum(0)])
     ends = torch.arange(1, len(x) + 1)
     starts = (ends - WINDOW).clamp(min=0)

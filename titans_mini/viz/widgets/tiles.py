@@ -1,4 +1,4 @@
-"""The tile viewer: what a program of a kernel holds, event by event, and the bytes that it has moved."""
+"""The tile viewer: the cells that a kernel's program holds at each event, and the bytes moved so far."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class TileViewer(Explorer):
         super().__init__()
 
     def controls(self):
-        """The kernel, and the event."""
+        """Return the controls: kernel and event."""
         names = list(self.tapes)
         start = round(0.8 * len(self.tapes[names[-1]].events))
         return {
@@ -55,7 +55,7 @@ class TileViewer(Explorer):
         }
 
     def build(self):
-        """Draw a sheet for each tensor, boxes for products, and bars of bytes."""
+        """Draw one sheet per tensor, boxes for products, and bars of bytes."""
         names = list(self.shapes)
         half = -(-len(names) // 2)
         fig, axes = figure(7.2, 3.9, 3, half + 1, width_ratios=[*[1] * half, 2.0], height_ratios=[1, 1, 0.42])
@@ -94,7 +94,7 @@ class TileViewer(Explorer):
         return fig
 
     def board(self, kernel: str, event: int) -> dict[str, np.ndarray]:
-        """Tell of each tensor which cells are held, moved and untouched after some events of a kernel."""
+        """Return the state of each tensor's cells (held, moved, untouched) after `event` events of a kernel."""
         tape = self.tapes[kernel]
         done = tape.events[: min(event, len(tape.events))]
         state = {name: np.zeros(shape, int) for name, shape in self.shapes.items()}
@@ -126,7 +126,7 @@ class TileViewer(Explorer):
         self.title.set_text(f"{program}\n{sum(moved):,} bytes moved so far")
 
     def alt(self, kernel, event):
-        """Say what is held and what was moved."""
+        """Describe the held cells and the moved bytes."""
         tape = self.tapes[kernel]
         done = tape.events[: min(event, len(tape.events))]
         held = [f"{int((state == HELD).sum())} numbers of {n}" for n, state in self.board(kernel, event).items()]
