@@ -8,6 +8,7 @@ import torch
 
 from tests.helpers import inputs, network, start
 from titans_mini import neural_memory
+from titans_mini.memory.scan import default_group
 from tools import notebooks
 
 PEAK = """
@@ -75,13 +76,14 @@ def kept_for_backward(T, chunk_size=4):
 
 
 def test_what_is_kept_for_the_backward_pass():
-    """Inputs and one state per group of chunks, so linear in T; nothing per token and weight, no C × C matrices."""
+    """Inputs, one state per group of chunks, layers' outputs: linear in T; nothing per token and weight, no C × C."""
     (one, x1), (four, x4) = kept_for_backward(256), kept_for_backward(1024)
     assert x4 == 4 * x1
     assert four < 4.2 * one
     state = 2 * 2 * 2 * (8 * 16) * 8 * 2  # two layers, B·H, in·out, float64; weights and momentum
-    groups = 1024 // (4 * 8)
-    assert four < 1.2 * (x4 + groups * state)
+    groups = 1024 // (4 * default_group(4))
+    outputs = 2 * 2 * 1024 * 2 * (16 + 8) * 8  # B·H·T, keys and queries, both layers
+    assert four < 1.05 * (x4 + groups * state + outputs)
 
 
 def test_the_state_does_not_grow():

@@ -43,6 +43,20 @@ class Writes(NamedTuple):
     error: Tensor  # (N, c, D), v − M(k)
 
 
+class Factored(NamedTuple):
+    """The memory within a chunk: M and S at its start, and the factors of its writes; or the gradients at all four."""
+
+    a: Layers  # (N, c, in), see `Writes`
+    w: Layers  # (N, c, out), see `Writes`
+    M: Layers  # (N, in, out), the memory at the chunk's start
+    S: Layers  # (N, in, out), the momentum there
+
+    def split(self, count: int) -> list[Factored]:
+        """Split joined chunks, (count·N, …), into views of each."""
+        each = (list(zip(*(x.chunk(count) for x in layers), strict=True)) for layers in self)
+        return [Factored(*map(list, parts)) for parts in zip(*each, strict=True)]
+
+
 def outputs_at_keys(net: MemoryNet, k: Tensor, anchor: Layers) -> Layers:
     """Run the anchor on the keys (N, c, D): each layer's output before its activation, (N, c, out)."""
     sigma, z = ACTIVATIONS[net.activation].sigma, [bmm(k, anchor[0])]
@@ -76,25 +90,21 @@ def write(net: MemoryNet, k: Tensor, v: Tensor, step: Layers, anchor: Layers, z:
     return Writes(a, w, z, slope, delta, pulled, error)
 
 
-def read(
-    net: MemoryNet, q: Tensor, rows: list[Rows], a: Layers, w: Layers, M: Layers, S: Layers
-) -> tuple[Tensor, Layers]:
+def read(net: MemoryNet, q: Tensor, rows: list[Rows], memory: Factored) -> tuple[Tensor, Layers]:
     """Answer the queries of a chunk, each from the memory of its own token.
 
     Args:
         net: the memory's network.
         q: (N, c, D) queries.
         rows: the coefficients of each token.
-        a: (N, c, in), see `Writes`.
-        w: (N, c, out), see `Writes`.
-        M: (N, in, out), the memory at the chunk's start.
-        S: (N, in, out), the momentum there.
+        memory: the memory within the chunk.
 
     Returns:
         y (N, c, D), and each layer's output before its activation, (N, c, out).
 
     Built in: notebooks/08 · Paper: eq. 15
     """
+    a, w, M, S = memory
     sigma, z = ACTIVATIONS[net.activation].sigma, []
     for i, (b, f, G) in enumerate(rows):
         h = sigma(z[-1]) if i else q
@@ -104,21 +114,19 @@ def read(
     return net.finish(z[-1], q), z
 
 
-def end(ends: list[End], a: Layers, w: Layers, M: Layers, S: Layers) -> tuple[Layers, Layers]:
+def end(ends: list[End], memory: Factored) -> tuple[Layers, Layers]:
     """Sum the writes of a chunk into the memory and the momentum.
 
     Args:
         ends: the coefficients at the end of the chunk.
-        a: (N, c, in), see `Writes`.
-        w: (N, c, out), see `Writes`.
-        M: (N, in, out), the memory at the chunk's start.
-        S: (N, in, out), the momentum there.
+        memory: the memory within the chunk.
 
     Returns:
-        M and S after the chunk.
+        M and S after the chunk, (N, in, out).
 
     Built in: notebooks/08 · Paper: eq. 16–18
     """
+    a, w, M, S = memory
     M_next, S_next = [], []
     for i, (b, f, m, G, n) in enumerate(ends):
         M_next.append((b * M[i]).addcmul_(f, S[i]).baddbmm_((G * a[i]).mT, w[i]))
@@ -129,39 +137,23 @@ def end(ends: list[End], a: Layers, w: Layers, M: Layers, S: Layers) -> tuple[La
 # -- the backward pass: d… is the gradient of the outer loss with respect to … -----------------------------------------
 
 
-class ReadGrads(NamedTuple):
-    """The gradients of a chunk's reads at the tensors that its writes and its end use too."""
-
-    a: Layers
-    w: Layers
-    M: Layers
-    S: Layers
-
-    def split(self, count: int) -> list[ReadGrads]:
-        """Split the gradients of joined chunks, (count·N, …), into those of each chunk."""
-        each = (list(zip(*(x.chunk(count) for x in layers), strict=True)) for layers in self)
-        return [ReadGrads(*map(list, parts)) for parts in zip(*each, strict=True)]
-
-
 def read_backward(
     net: MemoryNet,
     q: Tensor,
     rows: list[Rows],
-    a: Layers,
-    w: Layers,
-    M: Layers,
-    S: Layers,
+    memory: Factored,
     z: Layers,
     dy: Tensor,
     d_rows: list[Rows],
     d_norm: Layers,
-) -> tuple[Tensor, ReadGrads]:
+) -> tuple[Tensor, Factored]:
     """Backpropagate through `read`, the last layer first.
 
-    `net` to `S` are as given to `read`, `z` are the outputs of the layers that it returned, `dy` (N, c, D) is the
+    `net` to `memory` are as given to `read`, `z` are the outputs of the layers that it returned, `dy` (N, c, D) is the
     gradient at the answers. The gradients at the coefficients, `d_rows`, and at the norm's gain and bias, `d_norm`,
-    are accumulated in place. Returns the gradient at q (N, c, D), and those at a, w, M and S.
+    are accumulated in place. Returns the gradients at q (N, c, D) and at the memory.
     """
+    a, w, M, S = memory
     act, dz, grads = ACTIVATIONS[net.activation], dy, []
     if net.norm:
         dz, *d_affine = layer_norm_vjp(dy, z[-1], net.norm_weight.to(dy.dtype), net.eps, affine=True)
@@ -179,37 +171,30 @@ def read_backward(
         grads.append((bmm(d_scores.mT, h[i]), bmm(scores.mT, dz), dM, dS))
         dh = to_M.mul_(b).addcmul_(to_S, f).baddbmm_(d_scores, a[i])
         dz = act.vjp(dh, z[i - 1]) if i else dh
-    return dz + dy if net.residual else dz, ReadGrads(*(list(x) for x in zip(*reversed(grads), strict=True)))
+    return dz + dy if net.residual else dz, Factored(*(list(x) for x in zip(*reversed(grads), strict=True)))
 
 
 def end_backward(
-    ends: list[End],
-    a: Layers,
-    w: Layers,
-    M: Layers,
-    S: Layers,
-    dM_next: Layers,
-    dS_next: Layers,
-    d_ends: list[End],
-    grads: ReadGrads,
+    ends: list[End], memory: Factored, dM_next: Layers, dS_next: Layers, d_ends: list[End], d_memory: Factored
 ) -> None:
     """Backpropagate through `end`, adding to the gradients of the reads.
 
-    `ends` to `S` are as given to `end`; `dM_next` and `dS_next` (N, in, out) are the gradients at what it returned. The
-    gradients at the coefficients, `d_ends`, and at a, w, M and S, `grads`, are accumulated in place.
+    `ends` and `memory` are as given to `end`; `dM_next` and `dS_next` (N, in, out) are the gradients at what it
+    returned. The gradients at the coefficients, `d_ends`, and at the memory, `d_memory`, are accumulated in place.
     """
+    a, w, M, S = memory
     for i, ((b, f, m, G, n), (db, df, dm, dG, dn)) in enumerate(zip(ends, d_ends, strict=True)):
         dM, dS = dM_next[i], dS_next[i]
         to_M, to_S = bmm(w[i], dM.mT), bmm(w[i], dS.mT)
         dG.add_(row_dot(to_M, a[i]))
         dn.add_(row_dot(to_S, a[i]))
-        grads.a[i].addcmul_(to_M, G).addcmul_(to_S, n)
-        grads.w[i].baddbmm_(G * a[i], dM).baddbmm_(n * a[i], dS)
+        d_memory.a[i].addcmul_(to_M, G).addcmul_(to_S, n)
+        d_memory.w[i].baddbmm_(G * a[i], dM).baddbmm_(n * a[i], dS)
         db.add_(inner(dM, M[i]))
         df.add_(inner(dM, S[i]))
         dm.add_(inner(dS, S[i]))
-        grads.M[i].addcmul_(b, dM)
-        grads.S[i].addcmul_(m, dS).addcmul_(f, dM)
+        d_memory.M[i].addcmul_(b, dM)
+        d_memory.S[i].addcmul_(m, dS).addcmul_(f, dM)
 
 
 def write_backward(

@@ -50,7 +50,7 @@ def neural_memory(
         anchor: "chunk", or "token": gradients at M_{t−1} whatever the chunk size (a matrix memory only; exact).
         read: "after" the write, y_t = M_t(q_t), or "before" it, M_{t−1}(q_t).
         group_size: for the chunked backend: chunks that are read together, with one state kept for the backward pass.
-            More take less memory; with 1 a deep memory recomputes least. Default: max(1, 64 // C).
+            More take less memory and more time. Default: 1 for C ≥ 64, else chunks of about 128 tokens together.
         backend: "recurrence" (the definition), "chunked" (matrix products), "triton" (kernels for NVIDIA GPUs), or
             "auto" (the fastest that supports the inputs).
 

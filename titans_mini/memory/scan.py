@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from titans_mini.memory import chunk, online
-from titans_mini.memory.chunk import Layers, ReadGrads, Writes
+from titans_mini.memory.chunk import Factored, Layers, Writes
 from titans_mini.memory.gates import End, Rows, coefficient_table, coefficient_table_backward, end_of, rows_of
 from titans_mini.memory.network import MemoryNet
 from titans_mini.memory.state import MemoryState
@@ -59,8 +59,8 @@ def chunked(
         chunk_size: C.
         anchor: "chunk", or "token" for the exact online rule of a matrix memory (any C gives the same result).
         read: "after" or "before" the write.
-        group_size: chunks that are read together, with one kept state for the backward pass; more of them take less
-            memory and more time. Default: max(1, 64 // C).
+        group_size: chunks that are read together, with one state kept for the backward pass; more of them take less
+            memory and more time. Default: see `default_group`.
 
     Returns:
         y (B, H, T, D) and the state after the last token.
@@ -79,7 +79,7 @@ def chunked(
     # one split: the gradient of each slice would be a tensor of length T
     parts = zip(*(x.split([size * count for size, count in stretches], 2) for x in tensors), strict=True)
     for (size, count), part in zip(stretches, parts, strict=True):
-        group = min(count, group_size or max(1, 64 // chunk_size))
+        group = min(count, group_size or default_group(chunk_size))
         plan = Plan(net, exact, read, size, count, group, begun=position > 0)
         at = at if plan.begun else M
         y_part, *ends = _apply(plan, [*part, *M, *S, *(at if plan.begun else ()), *net.parameters()])
@@ -89,6 +89,11 @@ def chunked(
     at = at if position else M
     out = torch.cat(y, 2) if len(y) > 1 else y[0] if y else torch.zeros_like(v)
     return out, MemoryState(weights=M, momentum=S, anchor=at, position=position)
+
+
+def default_group(chunk_size: int) -> int:
+    """Choose how many chunks are read together: one long one, or short ones of 128 tokens in all, 16 at most."""
+    return 1 if chunk_size >= 64 else min(16, 128 // chunk_size)
 
 
 def equal_chunks(T: int, C: int, position: int) -> list[tuple[int, int]]:
@@ -145,18 +150,18 @@ def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> 
         y_span = tokens_of(y, plan, where)  # a view: writing to it fills y
         for group in span.groups:
             chunks, q = span.chunks[group], span.q[group]
-            states, writes = chain(plan, chunks, M, S, anchor)
-            M, S = chunk.end(chunks[-1].end, writes[-1].a, writes[-1].w, *states[-1])
-            answers, z = chunk.read(plan.net, q.flatten(0, 1), span.rows(plan, group), *join(states, writes))
+            writes, memories = chain(plan, chunks, M, S, anchor)
+            answers, z = chunk.read(plan.net, q.flatten(0, 1), span.rows(plan, group), join(memories))
             y_span[group] = answers.view_as(q)
             if kept is not None:
-                kept.append([*states[0][0], *states[0][1], *_kept_outputs(plan, writes, z)])
+                kept.append([*M, *S, *_kept_outputs(plan, writes, z)])
+            M, S = chunk.end(chunks[-1].end, memories[-1])
     return tuple(x.unflatten(0, heads) for x in (y, *M, *S))
 
 
 def chain(
     plan: Plan, chunks: list[Chunk], M: Layers, S: Layers, anchor: Layers, known: Sequence[Tensor] = ()
-) -> tuple[list[tuple[Layers, Layers]], list[Writes]]:
+) -> tuple[list[Writes], list[Factored]]:
     """Compute the writes of a group of chunks, one chunk after the other.
 
     Args:
@@ -168,38 +173,32 @@ def chain(
         known: `Writes.z` of all chunks in a row, where the forward pass kept them; else empty.
 
     Returns:
-        Memory and momentum at the start of each chunk, and the writes of each.
+        The writes of each chunk, and the memory within it.
     """
-    states, writes, L = [], [], plan.net.depth
+    writes, memories, L = [], [], plan.net.depth
     for i, c in enumerate(chunks):
-        z = known[i * L : (i + 1) * L]
         if i:
-            M, S = chunk.end(chunks[i - 1].end, writes[-1].a, writes[-1].w, M, S)
+            M, S = chunk.end(chunks[i - 1].end, memories[-1])
+        z = known[i * L : (i + 1) * L]
         if plan.exact:
             error = z[0] if z else online.errors(c.k, c.v, c.before, M[0], S[0], plan.net.residual)
             writes.append(online.write(c.k, c.step[0], c.inverse, error))
         else:
             z = z or chunk.outputs_at_keys(plan.net, c.k, anchor or M)
             writes.append(chunk.write(plan.net, c.k, c.v, c.step, anchor or M, z))
-        states.append((M, S))
-    return states, writes
+        memories.append(Factored(writes[-1].a, writes[-1].w, M, S))
+    return writes, memories
 
 
-def join(states: list[tuple[Layers, Layers]], writes: list[Writes]) -> tuple[Layers, Layers, Layers, Layers]:
-    """Concatenate a, w, M and S of a group's chunks along N, for its reads."""
-    if len(writes) == 1:
-        return writes[0].a, writes[0].w, *states[0]
-    each = [x.a for x in writes], [x.w for x in writes], *zip(*states, strict=True)
-    return tuple([torch.cat(x) for x in zip(*layers, strict=True)] for layers in each)
+def join(memories: list[Factored]) -> Factored:
+    """Concatenate the memories within the chunks of a group along N, for its reads."""
+    if len(memories) == 1:
+        return memories[0]
+    return Factored(*([torch.cat(x) for x in zip(*layers, strict=True)] for layers in zip(*memories, strict=True)))
 
 
 def _kept_outputs(plan: Plan, writes: list[Writes], z: Layers) -> Layers:
-    """List the layers' outputs that are kept instead of recomputed: at the keys of each chunk, at the group's queries.
-
-    For short chunks of a deep memory they would take more room than the states: a group of several keeps none.
-    """
-    if plan.group > 1 and plan.net.depth > 1:
-        return []
+    """List the layers' outputs that are kept, not recomputed: at the keys of each chunk, at the group's queries."""
     return [*(x for w in writes for x in w.z), *(z if plan.net.norm else z[:-1])]  # without a norm z[-1] is not needed
 
 
@@ -230,14 +229,15 @@ def backward(plan: Plan, kept: list[Layers], inputs: Sequence[Tensor], d_out: Se
         for group in reversed(span.groups):
             chunks, q, of_group = span.chunks[group], span.q[group], kept[(where.start + group.start) // plan.group]
             M, S, z = of_group[:L], of_group[L : 2 * L], of_group[2 * L :]
-            states, writes = chain(plan, chunks, M, S, anchor, z)
-            read = q.flatten(0, 1), span.rows(plan, group), *join(states, writes)
-            z = z[len(writes) * L :] if z else chunk.read(net, *read)[1]
-            d_rows = d_span.rows(plan, group)
-            dq, reads = chunk.read_backward(net, *read, z, dy_span[group].flatten(0, 1), d_rows, d_norm)
+            writes, memories = chain(plan, chunks, M, S, anchor, z)
+            memory, count = join(memories), len(writes)
+
+            read = q.flatten(0, 1), span.rows(plan, group), memory, z[count * L :]
+            d_read = dy_span[group].flatten(0, 1), d_span.rows(plan, group), d_norm
+            dq, d_memory = chunk.read_backward(net, *read, *d_read)
             d_span.q[group] = dq.view_as(q)
-            of_chunks = zip(chunks, d_span.chunks[group], states, writes, reads.split(len(writes)), strict=True)
-            for args in reversed(list(of_chunks)):
+            of_chunks = chunks, d_span.chunks[group], writes, memory.split(count), d_memory.split(count)
+            for args in reversed(list(zip(*of_chunks, strict=True))):
                 dM, dS = writes_backward(plan, *args, dM, dS, anchor, d_anchor, d_norm)
         d_gates = *coefficient_table_backward(alpha, eta, table, n, d_span.table), 2 * d_span.step.squeeze(-1)
         for whole, part in zip(grads[3:], d_gates, strict=True):
@@ -250,9 +250,9 @@ def writes_backward(
     plan: Plan,
     c: Chunk,
     d: Chunk,
-    state: tuple[Layers, Layers],
     x: Writes,
-    reads: ReadGrads,
+    memory: Factored,
+    d_memory: Factored,
     dM: Layers,
     dS: Layers,
     anchor: Layers,
@@ -261,34 +261,22 @@ def writes_backward(
 ) -> tuple[Layers, Layers]:
     """Backpropagate through the end of a chunk and its writes.
 
-    Args:
-        plan: its options and sizes.
-        c: the chunk.
-        d: the gradients at it; filled.
-        state: memory and momentum at its start.
-        x: its writes.
-        reads: the gradients of its reads; overwritten.
-        dM: gradients at the memory after the chunk.
-        dS: gradients at the momentum there.
-        anchor: of a begun chunk; else empty.
-        d_anchor: gradients at it; added to.
-        d_norm: gradients at the norm's gain and bias; added to.
-
-    Returns:
-        The gradients at memory and momentum at the chunk's start.
+    `c` is the chunk, `x` its writes, `memory` the memory within it, and `d_memory` the gradient of its reads at that;
+    `dM` and `dS` are the gradients at memory and momentum after the chunk. The gradients at the chunk are filled in
+    `d`, those at the anchor of a begun chunk and at the norm accumulated in `d_anchor` and `d_norm`. Returns the
+    gradients at memory and momentum at the chunk's start.
     """
-    M, S = state
-    chunk.end_backward(c.end, x.a, x.w, M, S, dM, dS, d.end, reads)
+    chunk.end_backward(c.end, memory, dM, dS, d.end, d_memory)
+    (M, S), (da, dw, dM, dS) = memory[2:], d_memory
     if plan.exact:
         factors = x, c.step[0], c.inverse, c.before, M[0], S[0], plan.net.residual
-        sums = reads.a[0], reads.w[0], d.step[0], d.before, reads.M[0], reads.S[0]
-        dk, dv = online.write_backward(*factors, *sums)
+        dk, dv = online.write_backward(*factors, da[0], dw[0], d.step[0], d.before, dM[0], dS[0])
     else:
-        at, d_at = (anchor, d_anchor) if plan.begun else (M, reads.M)
-        dk, dv = chunk.write_backward(plan.net, c.step, at, x, reads.a, reads.w, d.step, d_at, d_norm)
+        at, d_at = (anchor, d_anchor) if plan.begun else (M, dM)
+        dk, dv = chunk.write_backward(plan.net, c.step, at, x, da, dw, d.step, d_at, d_norm)
     d.k.copy_(dk)
     d.v.copy_(dv)
-    return reads.M, reads.S
+    return dM, dS
 
 
 # -- layout: chunk before head, batch and heads as one axis N ----------------------------------------------------------
