@@ -74,6 +74,12 @@ def _load_gate(gates, x, chunk, t, T, stride, live, C: tl.constexpr):
 
 
 @triton.jit
+def round_coefficients(x):
+    """Round to float32, and to 0 where a coefficient is too small to matter: as `gates.round_coefficients`."""
+    return tl.where(x < 1e-30, 0.0, x).to(tl.float32)
+
+
+@triton.jit
 def fill_rows(
     alpha, eta, G, b, f, n, m, X, T, nc, alpha_stride, eta_stride, out_stride,
     C: tl.constexpr, BC: tl.constexpr, BLOCK: tl.constexpr, KEEP_N: tl.constexpr,
@@ -99,15 +105,15 @@ def fill_rows(
         b_t = keep * b_t
         f_t = keep * f_t + tl.where(valid, m_t, 0.0)
         row = place * C + t
-        tl.store(G + row[:, None] * C + j[None, :], G_row.to(tl.float32), mask=inside)
-        tl.store(b + row, b_t.to(tl.float32), mask=live)
-        tl.store(f + row, f_t.to(tl.float32), mask=live)
+        tl.store(G + row[:, None] * C + j[None, :], round_coefficients(G_row), mask=inside)
+        tl.store(b + row, round_coefficients(b_t), mask=live)
+        tl.store(f + row, round_coefficients(f_t), mask=live)
         if KEEP_N:
-            tl.store(n + row[:, None] * C + j[None, :], n_row.to(tl.float32), mask=inside)
-            tl.store(m + row, m_t.to(tl.float32), mask=live)
+            tl.store(n + row[:, None] * C + j[None, :], round_coefficients(n_row), mask=inside)
+            tl.store(m + row, round_coefficients(m_t), mask=live)
     if not KEEP_N:
-        tl.store(n + place[:, None] * C + j[None, :], n_row.to(tl.float32), mask=inside)
-        tl.store(m + place, m_t.to(tl.float32), mask=live)
+        tl.store(n + place[:, None] * C + j[None, :], round_coefficients(n_row), mask=inside)
+        tl.store(m + place, round_coefficients(m_t), mask=live)
 
 
 def multiply_up(alpha: Tensor, eta: Tensor, C: int, keep_n: bool = False) -> Coefficients:

@@ -204,3 +204,14 @@ def test_the_table_in_float32(c):
                 (*rows_of(table, "after"), *end_of(table)), (*rows_of(exact, "after"), *end_of(exact)), strict=True
             ):
                 assert ((x.double() - y).norm() / y.norm().clamp(min=1e-30)).item() <= 2e-6
+
+
+def test_float32_coefficients_are_never_denormal_and_float64_ones_are_exact():
+    """Denormal numbers make Intel processors slow, and what is below 1e-30 changes nothing in float32."""
+    alpha, eta = torch.full((1, 256), 0.5), torch.rand(1, 256, generator=torch.Generator().manual_seed(0)) * 0.9
+    table, n = coefficient_table(alpha, eta, keep_n=True)
+    for x in (*coefficients(alpha, eta), table, n):
+        assert x.dtype == torch.float32 and not ((x != 0) & (x < 1e-30)).any()
+    exact = coefficients(alpha.double(), eta.double())
+    assert ((exact.G > 0) & (exact.G < torch.finfo(torch.float32).tiny)).any()  # there was something to round
+    assert exact.b[0, -1] == 0.5**256

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from tests.helpers import (
     difference,
     gradients,
+    in_pieces,
     inputs,
     matrix,
     network,
@@ -333,3 +334,34 @@ def test_keys_may_depend_on_the_memory():
     slopes = [torch.autograd.grad(sum(z.square().sum() for z in out), M) for out in (found, fast)]
     for a, b in zip(*slopes, strict=True):
         assert difference(a, b) < 1e-10
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("which", ["k", "v"])
+@pytest.mark.parametrize("read", ["after", "before"])
+@pytest.mark.parametrize(("backend", "anchor"), [("recurrence", "chunk"), ("chunked", "chunk"), ("chunked", "token")])
+def test_the_past_stays_clean(backend, anchor, read, which, bad):
+    """One entry of one token is not finite: the answers before it, and other heads and sequences, do not notice."""
+    net = matrix() if anchor == "token" else network(depth=2)
+    x, options = inputs(T=20), {"net": net, "chunk_size": 6, "anchor": anchor, "read": read, "backend": backend}
+    y, state = neural_memory(*x, start(net), **options)
+    spoiled = dict(zip(("q", "k", "v", "alpha", "eta", "theta"), [z.clone() for z in x], strict=True))
+    spoiled[which][0, 1, 7, 3] = bad
+    y_bad, state_bad = neural_memory(*spoiled.values(), start(net), **options)
+    first = 7 if read == "after" else 8
+    assert difference(y_bad[0, 1, :first], y[0, 1, :first]) < 1e-12
+    assert difference(y_bad[0, 0], y[0, 0]) < 1e-12 and difference(y_bad[1], y[1]) < 1e-12
+    assert not y_bad[0, 1, first:].isfinite().all()
+    for part in ("weights", "momentum", "anchor"):
+        for w, w_bad in zip(getattr(state, part), getattr(state_bad, part), strict=True):
+            assert difference(w_bad[1], w[1]) < 1e-12 and difference(w_bad[0, 0], w[0, 0]) < 1e-12
+            assert not w_bad[0, 1].isfinite().all()
+
+
+def test_a_spoiled_memory_stays_spoiled_in_any_split():
+    net, x = network(depth=2), inputs(T=20)
+    x[1][0, 1, 7, 3] = float("nan")
+    whole, _ = neural_memory(*x, start(net), net=net, chunk_size=6)
+    for cuts in ([7], [8], [3, 9, 13]):
+        pieces, _ = in_pieces(x, start(net), net, cuts, chunk_size=6)
+        assert torch.equal(pieces.isnan(), whole.isnan())

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.helpers import matrix, network, start, state_difference, tensors
-from titans_mini import MemoryState, NeuralMemory, NeuralMemoryState
+from titans_mini import MemoryNet, MemoryState, NeuralMemory, NeuralMemoryState
 
 
 def layer_state(dtype=torch.float32, seed=0):
@@ -213,3 +213,27 @@ def test_a_layers_state_knows_its_parts():
     s = layer_state()
     assert isinstance(s, NeuralMemoryState) and set(s.to_dict()) >= {"conv", "memory.weights.0", "memory.position"}
     assert s.memory.position == 2 and s.conv.shape == (3, 24, 3)
+
+
+# -- a state is a snapshot ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [0, 3, 16, 20])
+@pytest.mark.parametrize("options", [{}, {"depth": 1, "norm": False, "anchor": "token"}, {"conv_size": 1}])
+def test_an_optimizer_step_changes_no_state(options, tokens):
+    """Also inside the first chunk, whose anchor is the learned M₀."""
+    layer = NeuralMemory(8, heads=2, **options)
+    _, state = layer(torch.randn(2, tokens, 8))
+    for kept in (state.detach(), layer.init_state(2).detach()):
+        before = kept.clone().to_dict()
+        with torch.no_grad():
+            for p in layer.parameters():
+                p.add_(0.4)
+        for name, x in kept.to_dict().items():
+            assert torch.equal(x, before[name]), name
+
+
+def test_sequences_of_a_fresh_state_share_no_memory():
+    state = MemoryNet(4).init_state(3, 2)
+    state.weights[0][0] = 7.0
+    assert not (state.weights[0][1:] == 7).any()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -35,6 +38,10 @@ def neural_memory(
 
     S_t = η_t S_{t−1} − θ_t ∇ℓ(M_anchor; k_t, v_t),  M_t = (1−α_t) M_{t−1} + S_t,  y_t = M_t(q_t),
     with ℓ = ‖M(k) − v‖². Any split of a sequence into calls gives the same outputs and the same final state.
+
+    A key or value that is not finite leaves the answers before it, and all other sequences and heads, as they are. From
+    it on the memory is spoiled: answers and state are NaN (with backend="recurrence" only where its arithmetic makes
+    them so), until a fresh state is used.
 
     Args:
         q: (B, H, T, D) queries.
@@ -84,8 +91,50 @@ def neural_memory(
     with torch.inference_mode(False), torch.set_grad_enabled(outer), no_autocast(v.device):
         inputs = [_leave_inference_mode(x if takes_half else x.to(dtype)) for x in (q, k, v)]
         inputs += [_leave_inference_mode(x.to(dtype)) for x in gates]
-        y, state = run(*inputs, state.map(_leave_inference_mode), net, chunk_size, anchor, read, *grouping)
+        state = state.map(_leave_inference_mode)
+        spoiled = None if run is recurrence else find_spoiled(*inputs[1:3])
+        if spoiled is not None:  # products mask the future by factors of 0, and 0 · NaN is NaN
+            inputs[1:3] = (x.masked_fill(spoiled.starts, 0) for x in inputs[1:3])
+        y, state = run(*inputs, state, net, chunk_size, anchor, read, *grouping)
+        if spoiled is not None:
+            y, state = spoil(y, state, spoiled.factor, read)
         return y.to(v.dtype), state
+
+
+class Spoiled(NamedTuple):
+    """Where keys or values are not finite.
+
+    Attributes:
+        starts: (B, H, T, 1) booleans, True at such a token.
+        factor: (B, H, T, 1), 1 before the first such token of a sequence and head, NaN from it on.
+    """
+
+    starts: Tensor
+    factor: Tensor
+
+
+def find_spoiled(k: Tensor, v: Tensor) -> Spoiled | None:
+    """Find keys and values (B, H, T, D) that are not finite; None where all are, or where nobody can look.
+
+    On a GPU the answer is never None: to look at it would be to wait for the GPU.
+    """
+    if not k.numel() or k.is_meta:
+        return None
+    if not k.is_cuda and math.isfinite((k.detach().sum() + v.detach().sum()).item()):
+        return None
+    starts = ~(k.isfinite() & v.isfinite()).all(-1, keepdim=True)
+    factor = torch.where(starts.cumsum(2) > 0, math.nan, 1.0)
+    return Spoiled(starts, factor)
+
+
+def spoil(y: Tensor, state: MemoryState, factor: Tensor, read: str) -> tuple[Tensor, MemoryState]:
+    """Turn answers and states from the first key or value on that is not finite into NaN."""
+    after = [torch.ones_like(factor[:, :, :1]), *factor.split(1, 2)]  # of M_0 … M_T, (B, H, 1, 1) each
+    answers = torch.cat(after[1:] if read == "after" else after[:-1], 2)
+    begun = max(0, len(after) - 1 - state.position)  # tokens before the present chunk
+    parts = {"weights": after[-1], "momentum": after[-1], "anchor": after[begun]}
+    spoiled = {name: tuple(w * x.to(w.dtype) for w in getattr(state, name)) for name, x in parts.items()}
+    return y * answers.to(y.dtype), MemoryState(**spoiled, position=state.position)
 
 
 def _leave_inference_mode(x: Tensor) -> Tensor:

@@ -36,6 +36,14 @@ class Coefficients(NamedTuple):
     n: Tensor
 
 
+TINY = 1e-30  # smaller coefficients are 0 in float32: they change nothing, and denormal numbers halve Intel's speed
+
+
+def round_coefficients(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round coefficients to a dtype, and to 0 where they are too small to matter in float32; float64 stays exact."""
+    return x.to(dtype) if dtype == torch.float64 else torch.where(x < TINY, 0, x).to(dtype)
+
+
 def to_float64(gates: Tensor) -> Tensor:
     """Widen gates to float64 before they are multiplied up.
 
@@ -78,7 +86,8 @@ def coefficients(alpha: Tensor, eta: Tensor) -> Coefficients:
         rows.append((b_t, m_t, f_t, G_t, n_t))
     *vectors, G, n = zip(*rows, strict=True)
     b, m, f = (torch.cat(x, -1) for x in vectors)
-    return Coefficients(*(x.to(alpha.dtype) for x in (b, m, f, torch.stack(G, -2), torch.stack(n, -2))))
+    exact = b, m, f, torch.stack(G, -2), torch.stack(n, -2)
+    return Coefficients(*(round_coefficients(x, alpha.dtype) for x in exact))
 
 
 def shift_by_one(c: Coefficients) -> Coefficients:
@@ -152,10 +161,10 @@ def coefficient_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple
         if t:
             torch.addcmul(own[t - 1], n, carry[t - 1], out=n)
             torch.addcmul(n, keep[t - 1], G, out=G)
-        table[t] = G
+        table[t] = round_coefficients(G, alpha.dtype)
         if keep_n:
-            all_n[t] = n
-    table[-1] = n
+            all_n[t] = round_coefficients(n, alpha.dtype)
+    table[-1] = round_coefficients(n, alpha.dtype)
     return tuple(None if x is None else x.unflatten(1, lead).movedim(0, -2) for x in (table, all_n))
 
 

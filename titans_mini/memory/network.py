@@ -175,7 +175,7 @@ class MemoryNet(nn.Module):
         got = [tuple(w.shape) for w in weights]
         if len(got) != self.depth or any(g not in (f, f[1:]) for g, f in zip(got, full, strict=True)):
             raise ValueError(f"weights: got shapes {got}, expected {full} (batch optional): of another network?")
-        start = tuple(w.expand(f) for w, f in zip(weights, full, strict=True))
+        start = tuple(w.expand(f).clone() for w, f in zip(weights, full, strict=True))  # a state shares no memory
         return MemoryState(weights=start, momentum=tuple(torch.zeros_like(w) for w in start), anchor=start, position=0)
 
     # --- the function and its gradient ----------------------------------------------------------------------------

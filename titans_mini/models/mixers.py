@@ -163,7 +163,7 @@ class Mixer(nn.Module):
         if self.persistent is None:
             return self.memory.init_state(batch), None
         y, state = self.memory(self.persistent, self.memory.init_state(1))  # the same for every sequence
-        return state.map(lambda x: x.expand(batch, *x.shape[1:])), y.expand(batch, -1, -1)
+        return state.map(lambda x: x.expand(batch, *x.shape[1:]).clone()), y.expand(batch, -1, -1).clone()
 
     def remember(self, x: Tensor, state: NeuralMemoryState | None) -> tuple[Tensor | None, Tensor, NeuralMemoryState]:
         """Run the memory over x; at the start of a text over [p₁ … p_N ‖ x] in one call, as two would split a chunk.
