@@ -185,7 +185,7 @@ def test_expanded_gates_and_states(backend):
     net = network()
     x = inputs(T=11)
     x[3:] = [torch.full((1, 1, 1), value, dtype=torch.float64).expand(2, 2, 11) for value in (0.1, 0.5, 0.05)]
-    state = net.init_state(2, 2, dtype=torch.float64)
+    state = net.init_state(2, 2, dtype=torch.float64).map(lambda w: w[:1].expand_as(w))
     options = {"net": net, "chunk_size": 4, "backend": backend}
     assert state.weights[0].stride(0) == 0 and x[3].stride() == (0, 0, 0)
     dense = neural_memory(*(z.contiguous() for z in x), state.clone(), **options)
