@@ -79,6 +79,11 @@ def test_rooms_import_one_way():
     assert not found, "\n".join(found)
 
 
+def test_type_checkers_find_the_marker_that_the_package_promises():
+    assert '"py.typed"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert (PACKAGE / "py.typed").is_file()
+
+
 def test_every_room_is_there_and_no_other():
     there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert there - {"__init__"} | {"kernels", ""} == set(ROOMS)

@@ -198,6 +198,15 @@ CASES = [
         )
         for C in (0, -4, 2.5, 16.0, True, None, "16")
     ),
+    *(
+        (
+            f"group_size {size!r}",
+            option(group_size=size),
+            ValueError,
+            r"group_size: got .*, expected an integer ≥ 1, in chunks, or None",
+        )
+        for size in (True, False, 0, 2.0)
+    ),
     ("unknown anchor", option(anchor="start"), ValueError, r"anchor: got 'start', expected 'chunk' or 'token'"),
     (
         "unknown read",
@@ -379,6 +388,7 @@ def test_states_the_layer_refuses(change, error, text):
         ({"anchor": "token"}, "anchor: got 'token' .*expected depth=1, norm=False"),
         ({"read": "never"}, "read: got 'never'"),
         ({"backend": "fast"}, "backend: got 'fast'"),
+        ({"group_size": True}, "group_size: got True, expected an integer ≥ 1"),
         ({"half_life": (0, 100)}, "half-lives: got .*shortest=0"),
         ({"half_life": (100, 10)}, "half-lives: got .*shortest=100, longest=10"),
         ({"eta": 1.0}, "got eta=1.0.*a sigmoid reaches neither end"),

@@ -3,7 +3,10 @@
 import copy
 import dataclasses
 import json
+import os
 import pickle
+import random
+import threading
 import zipfile
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from tests.helpers import matrix, network, start, state_difference, tensors
-from titans_mini import MemoryNet, MemoryState, NeuralMemory, NeuralMemoryState
+from titans_mini import MemoryNet, MemoryState, NeuralMemory, NeuralMemoryState, TitansConfig, TitansLM
 
 
 def layer_state(dtype=torch.float32, seed=0):
@@ -207,6 +210,197 @@ def test_a_file_with_a_pickle_inside_is_not_executed(tmp_path):
     np.savez(path, **{"weights.0": array, "__titans_mini__": np.frombuffer(meta, np.uint8)}, allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         MemoryState.load(path)
+
+
+def model_state():
+    torch.manual_seed(0)
+    sizes = {"dim": 8, "heads": 1, "layers": 1, "window": 4, "segment": 4, "chunk_size": 4, "vocab_size": 10}
+    model = TitansLM(TitansConfig("mac", memory_expansion=1, persistent=1, **sizes))
+    with torch.no_grad():
+        return model(torch.arange(6)[None])[1]
+
+
+SMALL = {"memory": lambda: start(matrix(), B=1, H=1, position=2), "layer": layer_state, "model": model_state}
+
+
+def loads_the_same_or_says_why(path, content, state):
+    """Load changed bytes: a ValueError in one line that names the file, or the state without a change. True if so."""
+    path.write_bytes(content)
+    try:
+        again = type(state).load(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: ") and "\n" not in str(error), error
+        return False
+    assert same(again, state)
+    return True
+
+
+@pytest.mark.parametrize("kind", ["memory", "model"])
+def test_a_flipped_bit_is_found_or_does_not_matter(kind, tmp_path):
+    path, state = tmp_path / "s.npz", SMALL[kind]()
+    state.save(path)
+    content, draw, same_state = path.read_bytes(), random.Random(0), 0
+    for _ in range(200):
+        damaged, bit = bytearray(content), draw.randrange(8 * len(content))
+        damaged[bit // 8] ^= 1 << bit % 8
+        same_state += loads_the_same_or_says_why(path, bytes(damaged), state)
+    assert same_state < 100  # dates and other fields of the zip that no one reads
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_file_cut_short_is_refused(kind, tmp_path):
+    path, state = tmp_path / "s.npz", SMALL[kind]()
+    state.save(path)
+    content = path.read_bytes()
+    for end in (
+        0,
+        1,
+        30,
+        len(content) // 3,
+        len(content) // 2,
+        len(content) - 100,
+        len(content) - 22,
+        len(content) - 1,
+    ):
+        assert not loads_the_same_or_says_why(path, content[:end], state)
+
+
+def rewrite(path, change):
+    """Write a state's file again with other arrays and metadata, as a program that is not ours might."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    meta = json.loads(arrays.pop("__titans_mini__").tobytes())
+    change(arrays, meta)
+    np.savez(path, **arrays, __titans_mini__=np.frombuffer(json.dumps(meta).encode(), np.uint8))
+
+
+def other_number(arrays, meta):
+    arrays["weights.0"][0, 0, 0, 0] += 1
+
+
+def other_shape(arrays, meta):
+    arrays["weights.0"] = arrays["weights.0"].reshape(1, 1, -1, 1)
+
+
+def other_name(arrays, meta):
+    arrays["weights.1"] = arrays.pop("weights.0")
+
+
+def exchanged(arrays, meta):
+    arrays["weights.0"], arrays["anchor.0"] = arrays["anchor.0"], arrays["weights.0"]
+
+
+def one_more(arrays, meta):
+    arrays["extra"] = np.zeros(1)
+
+
+def other_dtype(arrays, meta):
+    meta["dtypes"]["weights.0"] = "float32"
+
+
+def false_bfloat16(arrays, meta):
+    meta["dtypes"]["weights.0"] = "bfloat16"
+
+
+def big_endian(arrays, meta):
+    arrays["weights.0"] = arrays["weights.0"].astype(">f8")
+
+
+def no_dtypes(arrays, meta):
+    del meta["dtypes"]
+
+
+def no_class(arrays, meta):
+    meta["class"] = None
+
+
+CHANGES = [other_number, other_shape, other_name, exchanged, one_more]
+CHANGES += [other_dtype, false_bfloat16, big_endian, no_dtypes, no_class]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_was_changed_is_refused(change, tmp_path):
+    path = tmp_path / "s.npz"
+    SMALL["memory"]().save(path)
+    rewrite(path, change)
+    with pytest.raises(ValueError, match="s.npz: got .*expected"):
+        MemoryState.load(path)
+
+
+@pytest.mark.parametrize("change", [other_dtype, false_bfloat16], ids=["float32", "bfloat16"])
+def test_a_declared_dtype_is_not_believed(change, tmp_path):
+    path = tmp_path / "s.npz"
+    SMALL["memory"]().save(path)
+    rewrite(path, lambda arrays, meta: (change(arrays, meta), meta.pop("digest", None)))
+    with pytest.raises(ValueError, match=r"s.npz: got weights\.0 as float64, expected .*float"):
+        MemoryState.load(path)
+
+
+def test_a_file_from_before_the_digest_is_loaded(tmp_path):
+    path, state = tmp_path / "s.npz", SMALL["memory"]()
+    state.save(path)
+    rewrite(path, lambda arrays, meta: meta.pop("digest"))
+    assert same(MemoryState.load(path), state)
+
+
+@pytest.mark.parametrize("kind", ["memory", "model"])
+@pytest.mark.parametrize("position", [1.7, 2.0, -1, True, [1, 2]], ids=str)
+def test_a_position_is_an_integer(kind, position, tmp_path):
+    path, state = tmp_path / "s.npz", SMALL[kind]()
+    flat = state.to_dict() | {"position": torch.tensor(position)}
+    with pytest.raises(ValueError, match="position: got .*, expected an integer ≥ 0"):
+        type(state).from_dict(flat)
+
+    def change(arrays, meta):
+        arrays["position"] = np.asarray(position)
+        meta["dtypes"]["position"] = str(torch.tensor(position).dtype).removeprefix("torch.")
+        meta.pop("digest", None)
+
+    state.save(path)
+    if not isinstance(position, list):  # numpy's dtype of a float is float64
+        rewrite(path, lambda arrays, meta: (change(arrays, meta), meta["dtypes"].update(position="float64")))
+    rewrite(path, change)
+    with pytest.raises(ValueError, match="s.npz: .*position"):
+        type(state).load(path)
+
+
+def test_two_saves_at_once_do_not_collide(tmp_path, monkeypatch):
+    path, states, failed = tmp_path / "s.npz", [start(network(), seed=seed) for seed in (0, 1)], []
+    both_written, replace = threading.Barrier(2, timeout=20), os.replace
+
+    def replace_when_both_are_written(*paths):
+        both_written.wait()
+        replace(*paths)
+
+    def save(state):
+        try:
+            state.save(path)
+        except Exception as error:
+            failed.append(error)
+
+    monkeypatch.setattr("os.replace", replace_when_both_are_written)
+    threads = [threading.Thread(target=save, args=[state]) for state in states]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed and [p.name for p in tmp_path.iterdir()] == ["s.npz"]
+    assert any(same(MemoryState.load(path), state) for state in states)
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="went away"):
+        start(network()).save(tmp_path / "s.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        MemoryState.load(tmp_path / "s.npz")
 
 
 def test_a_layers_state_knows_its_parts():

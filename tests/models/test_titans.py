@@ -334,6 +334,14 @@ def test_errors_name_got_and_expected():
         (lambda: m(tokens, state.blocks[0]), TypeError, "expected the TitansState"),
         (lambda: TitansState.from_dict({"blocks.0.memory.conv": tokens}), ValueError, "expected 'position'"),
         (lambda: TitansLM("mac-tiny"), TypeError, "expected a TitansConfig"),
+        *(
+            (lambda flat=flat: TitansState.from_dict(state.to_dict() | flat), ValueError, message)
+            for flat, message in (
+                ({"blocks.0.attention.position": torch.tensor(1.5)}, "position: got 1.5, expected an integer ≥ 0"),
+                ({"blocks.0.h_keys.extra": tokens}, "BlockState: got names .*h_keys.extra"),
+                ({"blocks.0.context.7": tokens}, "BlockState: got names .*context.7"),
+            )
+        ),
     ]
     for call, kind, message in cases:
         with pytest.raises(kind, match=message):
@@ -355,6 +363,39 @@ def test_errors_name_got_and_expected():
         ({"persistent": -1}, "persistent: got -1"),
         ({"group_size": 0}, "group_size: got 0"),
         ({"group_size": 2.0}, "group_size: got 2.0"),
+        ({"group_size": True}, "group_size: got True"),
+        ({"layers": True}, "layers: got True, expected an integer ≥ 1"),
+        *(({"persistent": x}, f"persistent: got {x}, expected an integer ≥ 0") for x in (True, 2.0)),
+        *(({"long_term": x}, f"long_term: got {x}, expected an integer ≥ 1") for x in (True, 4.0, 0)),
+        *(
+            ({name: x}, f"{name}: got {x}, expected a finite number > 0")
+            for name in ("mlp_ratio", "memory_expansion", "rope_base", "norm_eps")
+            for x in (0, -1, math.nan, math.inf, True)
+        ),
+        ({"mlp_ratio": "4"}, "mlp_ratio: got '4', expected a finite number > 0"),
+        *(
+            ({name: x}, f"{name}: got {x!r}, expected True or False")
+            for name in ("tie_embeddings", "residual", "norm", "layer_gates", "momentum", "forgetting", "mal_residual")
+            for x in ("False", 0, None)
+        ),
+        ({"literal": 1}, "literal: got 1, expected True or False"),
+        *(({"max_theta": x}, f"max_theta: got {x}, expected .*0, 1") for x in (0, 0.0, -0.1, 1.5, math.nan, True)),
+        *(
+            ({"half_life": x}, "half_life: got .*, expected two")
+            for x in (
+                (32.0,),
+                (1.0, 2.0, 3.0),
+                (0, 10.0),
+                (-1.0, 10.0),
+                (100.0, 10.0),
+                (math.nan, 10.0),
+                (10.0, math.inf),
+                (10.0, "20"),
+                (True, 20.0),
+                32.0,
+                None,
+            )
+        ),
         ({"forget": "vector"}, "forget: got 'vector'"),
         ({"forget": "channel", "memory_expansion": 1.5}, "a whole number"),
         ({"attention": "flash"}, "attention: got 'flash'"),
@@ -365,6 +406,48 @@ def test_errors_name_got_and_expected():
 def test_a_configuration_that_cannot_be_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(config(), **change)
+
+
+def test_a_configuration_at_the_edges_is_accepted():
+    c = config(max_theta=1.0, half_life=(32, 32.0), mlp_ratio=4, persistent=0, norm_eps=1e-12, long_term=None)
+    assert c.half_life == (32, 32.0) and c.max_theta == 1.0
+
+
+INTEGERS = [torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_tokens_may_be_integers_of_any_kind(dtype):
+    m, tokens = model("mac"), text(T=9)
+    with torch.no_grad():
+        assert torch.equal(m(tokens.to(dtype))[0], m(tokens)[0])
+        assert torch.equal(m.loss(tokens.to(dtype))[0], m.loss(tokens)[0])
+    found, _ = m.generate(tokens.to(dtype), 3, temperature=0)
+    assert found.dtype == torch.int64 and torch.equal(found, m.generate(tokens, 3, temperature=0)[0])
+    assert m.generate(tokens.to(dtype), 0)[0].dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.complex64], ids=str)
+def test_other_tokens_are_refused_everywhere(dtype):
+    m, tokens = model("swa"), torch.ones(2, 9, dtype=dtype)
+    calls = (m, m.loss, lambda x: m.generate(x, 3), lambda x: m.generate(x, 0), lambda x: m(x[:, :0]))
+    for call in calls:
+        with pytest.raises(TypeError, match=rf"got {dtype}, expected integers \(B, T\)"):
+            call(tokens)
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_loss_needs_a_token_to_predict(length):
+    with pytest.raises(ValueError, match=rf"tokens: got shape \(2, {length}\), expected \(B, T \+ 1\), T ≥ 1"):
+        model("swa").loss(text(T=length))
+    assert model("swa").loss(text(T=2))[0].isfinite()
+
+
+@pytest.mark.parametrize("number", [-1, 2.0, True, None], ids=str)
+def test_generate_counts_its_tokens(number):
+    with pytest.raises(ValueError, match=f"max_new_tokens: got {number}, expected an integer ≥ 0"):
+        model("swa").generate(text(T=3), number)
+    assert model("swa").generate(text(T=3), 0)[0].shape == (2, 3)
 
 
 def test_a_padded_prompt_on_the_right_is_left_alone():

@@ -32,7 +32,8 @@ def check_options(
         raise TypeError(f"net: got {type(net).__name__}, expected a MemoryNet: MemoryNet(dim, depth=…)")
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
         raise ValueError(f"chunk_size: got {chunk_size!r}, expected an integer ≥ 1 (1 is the online rule)")
-    if group_size is not None and (not isinstance(group_size, int) or group_size < 1):
+    whole = isinstance(group_size, int) and not isinstance(group_size, bool)
+    if group_size is not None and (not whole or group_size < 1):
         raise ValueError(f"group_size: got {group_size!r}, expected an integer ≥ 1, in chunks, or None")
     if anchor not in ("chunk", "token"):
         raise ValueError(f"anchor: got {anchor!r}, expected 'chunk' or 'token'")

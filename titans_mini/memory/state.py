@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import numbers
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -82,7 +84,7 @@ class State:
         raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the state atomically to one `.npz` file: arrays and a line of JSON, no pickle.
+        """Save the state atomically to one `.npz` file: arrays, a line of JSON and their digest, no pickle.
 
         Args:
             path: file to write; an existing one is replaced only when the new one is complete.
@@ -91,40 +93,94 @@ class State:
         kinds = {key: str(x.dtype).removeprefix("torch.") for key, x in flat.items()}
         # numpy has no bfloat16: its bits are stored as int16
         arrays = {k: (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy() for k, x in flat.items()}
-        meta = json.dumps({"class": type(self).__name__, "dtypes": kinds}).encode()
+        meta = {"class": type(self).__name__, "dtypes": kinds, "digest": _digest(kinds, arrays)}
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays, **{_META: np.frombuffer(meta, dtype=np.uint8)})
-        partial = Path(f"{os.fspath(path)}.part")
-        partial.write_bytes(buffer.getvalue())
-        os.replace(partial, path)
+        np.savez(buffer, **arrays, **{_META: np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)})
+        path = Path(path)
+        # a new folder beside the file: two saves at once never share a name, and a failed one leaves nothing
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.", suffix=".part") as folder:
+            complete = Path(folder, path.name)
+            complete.write_bytes(buffer.getvalue())
+            os.replace(complete, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Any:
         """Load a state written by `save`; nothing in the file is executed.
 
         Args:
-            path: the `.npz` file.
+            path: the `.npz` file. Files of earlier versions have no digest; they are checked by the zip's sums alone.
 
         Raises:
-            ValueError: if the file does not hold a state of this class.
+            ValueError: if the file is damaged or does not hold a state of this class; the message names the file.
         """
-        with open(path, "rb") as file:  # an .npz is a zip of arrays
-            if not zipfile.is_zipfile(file):
-                raise ValueError(
-                    f"{path}: got no .npz file, expected one written by save(): incomplete, or another kind?"
-                )
-        with np.load(path, allow_pickle=False) as file:
-            if _META not in file:
-                raise ValueError(f"{path}: got an .npz without a titans_mini state, expected one written by save()")
-            meta = json.loads(bytes(file[_META]).decode())
-            if meta["class"] != cls.__name__:
-                got = meta["class"]
-                raise ValueError(f"{path}: got a {got}, expected a {cls.__name__}: use the class that saved it")
-            flat = {}
-            for key, kind in meta["dtypes"].items():
-                x = torch.from_numpy(file[key].copy())
-                flat[key] = x.view(torch.bfloat16) if kind == "bfloat16" else x
-        return cls.from_dict(flat)
+        with open(path, "rb") as file:
+            try:
+                return cls.from_dict(_unpack(file, cls.__name__))
+            except Exception as error:  # a damaged zip alone raises errors of half a dozen classes
+                text = " ".join(str(error).split())
+                if not isinstance(error, ValueError):
+                    kind = type(error).__name__
+                    text = f"got a file that cannot be read ({kind}: {text}), expected one written by save(): damaged?"
+                raise ValueError(f"{path}: {text}") from error
+
+
+def _unpack(file: IO[bytes], owner: str) -> dict[str, Tensor]:
+    """Read the tensors of a file written by `State.save`, checked against its metadata.
+
+    Args:
+        file: the open file.
+        owner: name of the class that is expected to have saved it.
+
+    Returns:
+        Tensors by name, for `from_dict`.
+    """
+    if not zipfile.is_zipfile(file):  # an .npz is a zip of arrays
+        raise ValueError("got no .npz file, expected one written by save(): incomplete, or another kind?")
+    with zipfile.ZipFile(file) as members:  # reading a whole member checks its sum before numpy sees it
+        contents = {name.removesuffix(".npy"): io.BytesIO(members.read(name)) for name in members.namelist()}
+    arrays = {name: np.lib.format.read_array(content, allow_pickle=False) for name, content in contents.items()}
+    if _META not in arrays:
+        raise ValueError("got an .npz without a titans_mini state, expected one written by save()")
+    meta = json.loads(arrays.pop(_META).tobytes())
+    saved_by, kinds = meta["class"], meta["dtypes"]
+    if saved_by != owner:
+        raise ValueError(f"got a {saved_by}, expected a {owner}: use the class that saved it")
+    if set(arrays) != set(kinds):
+        raise ValueError(f"got arrays {sorted(arrays)}, expected {sorted(kinds)}: changed after it was saved?")
+    for name, kind in kinds.items():
+        if str(arrays[name].dtype) != ("int16" if kind == "bfloat16" else kind):
+            raise ValueError(f"got {name} as {arrays[name].dtype}, expected {kind}: changed after it was saved?")
+    if "digest" in meta and meta["digest"] != (found := _digest(kinds, arrays)):
+        raise ValueError(
+            f"got contents of digest {found[:8]}…, expected {meta['digest'][:8]}…: changed after it was saved?"
+        )
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return {name: x.view(torch.bfloat16) if kinds[name] == "bfloat16" else x for name, x in tensors.items()}
+
+
+def _digest(kinds: dict[str, str], arrays: dict[str, np.ndarray]) -> str:
+    """Compute the SHA-256 of arrays with their names, dtypes and shapes."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(json.dumps([name, kinds[name], arrays[name].shape]).encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
+def read_position(position: Tensor) -> int:
+    """Return the position in a state's dictionary as a number.
+
+    Args:
+        position: one integer ≥ 0, as `State.to_dict` writes it.
+
+    Raises:
+        ValueError: if it is anything else; a fraction is not rounded.
+    """
+    x = torch.as_tensor(position)
+    counts = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+    if x.dim() or not counts or int(x) < 0:
+        raise ValueError(f"position: got {x.tolist()}, expected an integer ≥ 0: not a state's to_dict()?")
+    return int(x)
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: == of tensors is elementwise
@@ -175,7 +231,7 @@ class MemoryState(State):
         if depth == 0 or expected != set(flat):
             raise ValueError(f"MemoryState: got names {sorted(flat)}, expected {sorted(expected)}: not its to_dict()?")
         parts = {p: tuple(flat[f"{p}.{i}"] for i in range(depth)) for p in ("weights", "momentum", "anchor")}
-        return cls(**parts, position=int(flat["position"]))
+        return cls(**parts, position=read_position(flat["position"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_mini.memory.state import State
+from titans_mini.memory.state import State, read_position
 from titans_mini.models.flex import Layout, flex
 
 IMPLEMENTATIONS = ("sdpa", "flex")
@@ -187,7 +187,7 @@ class AttentionState(State):
         """
         if set(flat) != {"k", "v", "position"}:
             raise ValueError(f"AttentionState: got names {sorted(flat)}, expected ['k', 'position', 'v']")
-        return cls(flat["k"], flat["v"], int(flat["position"]))
+        return cls(flat["k"], flat["v"], read_position(flat["position"]))
 
 
 class Attention(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -92,13 +93,21 @@ class TitansConfig:
             if getattr(self, name) not in allowed:
                 got = getattr(self, name)
                 raise ValueError(f"{name}: got {got!r}, expected one of {list(allowed)}: a typing error?")
-        sizes = ("vocab_size", "dim", "layers", "heads", "window", "segment", "chunk_size", "memory_depth", "conv_size")
-        for name in (*sizes, *(() if self.group_size is None else ("group_size",))):
-            size = getattr(self, name)
-            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise ValueError(f"{name}: got {size!r}, expected an integer ≥ 1")
-        if self.persistent < 0:
-            raise ValueError(f"persistent: got {self.persistent}, expected ≥ 0 tokens")
+        for field in fields(self):
+            self._check_kind(field.name, str(field.type))
+        if self.max_theta is not None and not (_is_positive(self.max_theta) and self.max_theta <= 1):
+            raise ValueError(
+                f"max_theta: got {self.max_theta!r}, expected a number in (0, 1], or None for 1/C: a larger step "
+                "overshoots"
+            )
+        pair = self.half_life
+        if not (
+            isinstance(pair, tuple | list) and len(pair) == 2 and all(map(_is_positive, pair)) and pair[0] <= pair[1]
+        ):
+            raise ValueError(
+                f"half_life: got {pair!r}, expected two numbers of tokens, 0 < first ≤ last: one for the first head, "
+                "one for the last"
+            )
         if self.dim % self.heads or self.dim // self.heads % 2:
             raise ValueError(
                 f"heads: got {self.heads} for dim {self.dim}, expected dim = heads × an even head size: positions turn "
@@ -114,12 +123,26 @@ class TitansConfig:
                 f"segment: got {self.segment}, expected a multiple of chunk_size {self.chunk_size}: the memory that a "
                 "segment reads is the one at the end of a chunk"
             )
-        if self.long_term is not None and (self.long_term < 1 or self.segment % self.long_term):
+        if self.long_term is not None and self.segment % self.long_term:
             raise ValueError(
                 f"long_term: got {self.long_term}, expected a divisor of segment {self.segment}, or None: one per token"
             )
         if self.literal and self.variant != "mac":
             raise ValueError(f"literal: got True with variant {self.variant!r}, expected 'mac': the others do not leak")
+
+    def _check_kind(self, name: str, kind: str) -> None:
+        """Raise if a field's value is not of the annotated type, or is a number out of range."""
+        value = getattr(self, name)
+        if kind == "bool" and not isinstance(value, bool):
+            raise ValueError(
+                f"{name}: got {value!r}, expected True or False: a text such as 'False' would count as true"
+            )
+        if kind == "int" or (kind == "int | None" and value is not None):
+            least = 0 if name == "persistent" else 1
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"{name}: got {value!r}, expected an integer ≥ {least}: a fraction, or a switch?")
+        if kind == "float" and not _is_positive(value):
+            raise ValueError(f"{name}: got {value!r}, expected a finite number > 0: did a computation go wrong?")
 
     @classmethod
     def preset(cls, name: str, **changes: object) -> TitansConfig:
@@ -169,6 +192,11 @@ class TitansConfig:
             Name → default and reason.
         """
         return {f.name: Choice(repr(f.default), OPEN[f.name]) for f in fields(cls) if f.name in OPEN}
+
+
+def _is_positive(x: object) -> bool:
+    """Return whether x is a finite number > 0."""
+    return isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < math.inf
 
 
 def _with_long_term(c: TitansConfig, changes: dict[str, object]) -> dict[str, object]:

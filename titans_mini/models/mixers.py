@@ -56,6 +56,13 @@ class BlockState(State):
         unknown = set(parts) - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"BlockState: got names {sorted(unknown)}, expected parts of a block's state")
+        for name, x in parts.items():
+            whole = {str(i) for i in range(len(x))} if name == "context" else {""}
+            if name not in ("memory", "attention") and set(x) != whole:
+                got = sorted(f"{name}.{rest}" for rest in x)
+                raise ValueError(
+                    f"BlockState: got names {got}, expected those of its to_dict(): one left out or renamed?"
+                )
         built: dict[str, object] = {}
         for name, x in parts.items():
             if name == "memory":

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.memory.layer import NeuralMemory
-from titans_mini.models.config import TitansConfig
 from titans_mini.models.titans import TitansLM
 
 HERE = Path(__file__).parent.parent
@@ -51,18 +50,9 @@ def pretrained(name: str = "lmm-bytes") -> TitansLM:
 
     Raises:
         FileNotFoundError: if there is no such model.
+        ValueError: if its files are damaged.
     """
-    from safetensors.torch import load_file  # optional dependency: imported only when needed
-
-    folder = folder_of(name)
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))["config"]
-    model = TitansLM(TitansConfig(**{key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}))
-    weights = {key.removeprefix("model."): x for key, x in load_file(folder / "model.safetensors").items()}
-    if model.config.tie_embeddings:  # stored once
-        table = weights.get("embedding.weight", weights.get("head.weight"))
-        weights |= {"embedding.weight": table, "head.weight": table}
-    model.load_state_dict(weights)
-    return model.eval()
+    return TitansLM.from_pretrained(folder_of(name))
 
 
 def training_of(name: str = "lmm-bytes") -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_mini.memory.state import State
+from titans_mini.memory.state import State, read_position
 from titans_mini.memory.torch_modes import not_compiled
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.mac import MemoryAsContext
@@ -113,6 +114,25 @@ def sample(
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
 
+def token_ids(tokens: Tensor, name: str = "tokens") -> Tensor:
+    """Return tokens of any integer type as int64, the type of the embedding and the loss.
+
+    Args:
+        tokens: (B, T) integers.
+        name: the argument, for the message.
+
+    Raises:
+        TypeError: if they are not integers; bool is not.
+        ValueError: if they are not (B, T), B ≥ 1.
+    """
+    kind = tokens.dtype if torch.is_tensor(tokens) else type(tokens).__name__
+    if not torch.is_tensor(tokens) or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+        raise TypeError(f"{name}: got {kind}, expected integers (B, T): embeddings, or text not yet encoded?")
+    if tokens.dim() != 2 or tokens.shape[0] == 0:
+        raise ValueError(f"{name}: got shape {tuple(tokens.shape)}, expected (B, T): the batch axis missing?")
+    return tokens.long()
+
+
 @dataclass(frozen=True, eq=False)
 class TitansState(State):
     """State that a model carries from call to call. Its size does not grow with the text, except for "transformer".
@@ -152,7 +172,7 @@ class TitansState(State):
                 raise ValueError(f"TitansState: got the name {key!r}, expected 'position' and 'blocks.…'")
         if "position" not in flat or sorted(parts) != list(range(len(parts))):
             raise ValueError(f"TitansState: got names {sorted(flat)[:5]}…, expected 'position', 'blocks.0.…' and so on")
-        return cls(tuple(BlockState.from_dict(parts[i]) for i in range(len(parts))), int(flat["position"]))
+        return cls(tuple(BlockState.from_dict(parts[i]) for i in range(len(parts))), read_position(flat["position"]))
 
 
 class TitansLM(nn.Module):
@@ -212,7 +232,7 @@ class TitansLM(nn.Module):
         """Compute the logits of the token after each position.
 
         Args:
-            tokens: (B, T) integers in [0, vocab_size).
+            tokens: (B, T) integers in [0, vocab_size), of any integer type.
             state: state to continue from; default the start of a text. It is never changed.
             padding_mask: (B, T), True where a token is real. Padding is refused: it would shift the chunks of one
                 sequence against those of another, and with them the memory. Pad on the right and ignore the logits
@@ -227,6 +247,7 @@ class TitansLM(nn.Module):
 
         Built in: notebooks/10 · Paper: section 4
         """
+        tokens = token_ids(tokens)
         self._check(tokens, state, padding_mask)
         if tokens.shape[1] == 0:
             empty = self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size)
@@ -242,12 +263,19 @@ class TitansLM(nn.Module):
         """Compute the next-token loss.
 
         Args:
-            tokens: (B, T + 1) integers.
+            tokens: (B, T + 1) integers, T ≥ 1.
             state: state to continue from; default the start of a text.
 
         Returns:
             Mean cross-entropy in nats, and the state after T tokens.
+
+        Raises:
+            ValueError: if there is no token to predict.
         """
+        tokens = token_ids(tokens)
+        if tokens.shape[1] < 2:
+            got = tuple(tokens.shape)
+            raise ValueError(f"tokens: got shape {got}, expected (B, T + 1), T ≥ 1: the first token is not predicted")
         logits, state = self(tokens[:, :-1], state)
         return F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten()), state
 
@@ -267,8 +295,8 @@ class TitansLM(nn.Module):
         """Generate a continuation token by token; the memory keeps learning.
 
         Args:
-            prompt: (B, T) tokens, T ≥ 1.
-            max_new_tokens: number of tokens to add.
+            prompt: (B, T) integers, T ≥ 1.
+            max_new_tokens: number of tokens to add, ≥ 0.
             temperature: see `sample`.
             top_k: see `sample`.
             top_p: see `sample`.
@@ -277,12 +305,17 @@ class TitansLM(nn.Module):
             stream: called with each new column (B,) of tokens.
 
         Returns:
-            (B, T + max_new_tokens) tokens, and the state after all but the last.
+            (B, T + max_new_tokens) tokens in int64, and the state after all but the last.
 
         Raises:
-            ValueError: if the prompt is empty or a sampling option out of range.
+            ValueError: if the prompt is empty or a number out of range.
+            TypeError: if the prompt is not integers.
         """
-        if prompt.dim() != 2 or prompt.shape[1] == 0:
+        count = max_new_tokens
+        if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 0:
+            raise ValueError(f"max_new_tokens: got {count}, expected an integer ≥ 0: how many to add, not the total?")
+        prompt = token_ids(prompt, "prompt")
+        if prompt.shape[1] == 0:
             raise ValueError(f"prompt: got shape {tuple(prompt.shape)}, expected (B, T), T ≥ 1: give it a first token")
         generator = None if seed is None else torch.Generator(prompt.device).manual_seed(seed)
         out, new = [prompt], prompt
@@ -307,11 +340,18 @@ class TitansLM(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> TitansLM:
-        """Load a folder written by `save_pretrained`, or a model of the Hugging Face Hub.
+        """Load a folder written by `save_pretrained`, or a model of the Hugging Face Hub; no pickle.
 
         Args:
             name: the folder, or user/model.
-            options: of `PyTorchModelHubMixin.from_pretrained`.
+            options: of `titans_mini.models.hub.load`, for the Hub: `revision`, `cache_dir`, `token` and others.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if the folder or one of its two files is missing.
+            ValueError: if a file is damaged, or the weights are not exactly those of the configuration.
         """
         from titans_mini.models.hub import load
 
@@ -320,11 +360,6 @@ class TitansLM(nn.Module):
     @not_compiled
     def _check(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> None:
         """Raise if tokens, state or padding do not fit this model."""
-        if not torch.is_tensor(tokens) or tokens.is_floating_point() or tokens.dtype == torch.bool:
-            got = tokens.dtype if torch.is_tensor(tokens) else type(tokens).__name__
-            raise TypeError(f"tokens: got {got}, expected integers (B, T): embeddings, or text not yet encoded?")
-        if tokens.dim() != 2 or tokens.shape[0] == 0:
-            raise ValueError(f"tokens: got shape {tuple(tokens.shape)}, expected (B, T): the batch axis missing?")
         if tokens.numel() and tokens.device.type != "meta":
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.config.vocab_size:
