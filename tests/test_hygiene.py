@@ -40,6 +40,51 @@ def test_exercises_carry_the_number_of_their_notebook():
         assert all(name.startswith(f"{path.name[:2]}.") for name in names if name), path.name
 
 
+# -- how long a lesson takes ----------------------------------------------------------------------------------------
+
+
+def lesson(opening):
+    """Build a notebook of 360 words and eight lines of code, with the cards 00.1 (3 minutes) and 13.4 (20 minutes)."""
+    sources = [
+        notebooks.BOOTSTRAP,
+        "import math\n\n# a comment\nx = math.pi",
+        '# exercise: 00.1\ndef f(x):\n    ...\n\n\ncheck("00.1", f)',
+        "# exercise: 13.4",
+    ]
+    text = opening + "\n\n$x + y$ `code` <details>" + "word " * (360 - hygiene.words(opening)) + "</details>"
+    cells = [nbformat.v4.new_markdown_cell(text), *map(nbformat.v4.new_code_cell, sources)]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+@pytest.mark.parametrize(
+    "opening, stated",
+    [
+        ("# 07\n\n*Time*: 45 minutes.", 45),
+        ("# 07\n\n**Time** 50 minutes, with puzzles.", 50),
+        ("# 07\n\n*Time:* 2 hours.", 120),
+        ("# 07\n\nIn time 3 minutes pass. *Time*: a while.", None),
+    ],
+)
+def test_the_time_of_a_lesson_is_counted(opening, stated):
+    found = hygiene.honest_minutes(lesson(opening))
+    assert found == (360, 8, 23, stated)
+    assert found.minutes == 360 / 180 + 8 / 8 + 23
+
+
+def test_the_command_lists_times_and_complains_about_none(tmp_path, capsys):
+    path = tmp_path / "07_trial.ipynb"
+    notebooks.write(lesson("# 07\n\n*Time*: 45 minutes. Simply so."), path)
+    assert hygiene.main(["--times", str(path)]) == 0
+    head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["words", "lines", "cards", "minutes", "stated"]
+    assert row.split() == ["07_trial", "360", "8", "23", "26", "45"]
+
+
+def test_every_lesson_has_a_time_and_states_one():
+    found = [hygiene.honest_minutes(notebooks.read(path)) for path in PATHS]
+    assert all(t.words and t.lines and t.cards and t.stated for t in found)
+
+
 # -- a notebook without fault ---------------------------------------------------------------------------------------
 
 OPENING = "# 07 · A trial\n\n*You will* see, say and do. *Needs*: nothing. *Time*: a minute. *Runs on*: anything."

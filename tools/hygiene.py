@@ -1,5 +1,7 @@
 """Rules that every notebook of the course keeps: `python tools/hygiene.py [--only 01] [PATH …]` lists what breaks them.
 
+With `--times` it lists instead how long each lesson takes, counted from its words, code and exercises.
+
 A rule is a function from a notebook to a list of complaints, empty when all is well. `RULES` holds them by name.
 `tests/test_hygiene.py` applies each to every notebook, and to a notebook that breaks it on purpose.
 """
@@ -18,6 +20,7 @@ import textwrap
 import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 
@@ -421,6 +424,54 @@ def twins(nb: nbformat.NotebookNode) -> list[str]:
     return found
 
 
+# -- how long a lesson takes ----------------------------------------------------------------------------------------
+
+WORDS_PER_MINUTE, LINES_PER_MINUTE = 180, 8
+STATED = re.compile(r"\*Time\b\W*(\d+)\s*(minute|hour)", re.I)
+
+
+class LessonTime(NamedTuple):
+    """Length of a lesson: words of prose, lines of code, minutes of its cards, and the minutes that it states."""
+
+    words: int
+    lines: int
+    cards: int
+    stated: int | None
+
+    @property
+    def minutes(self) -> float:
+        """Return reading, code and exercises together, in minutes."""
+        return self.words / WORDS_PER_MINUTE + self.lines / LINES_PER_MINUTE + self.cards
+
+
+def honest_minutes(nb: nbformat.NotebookNode) -> LessonTime:
+    """Count a lesson: every markdown word, hidden answers included; every line of code but blanks and the bootstrap."""
+    from titans_mini.exercises import get
+
+    texts = [text for _, text in markdown(nb)]
+    cells = [cell for _, cell in code(nb) if cell.source != BOOTSTRAP]
+    lines = sum(bool(line.strip()) for cell in cells for line in cell.source.splitlines())
+    cards = {name for cell in cells if (name := exercise_name(cell))}
+    stated = STATED.search("\n".join(texts[:3]))
+    return LessonTime(
+        words=sum(map(words, texts)),
+        lines=lines,
+        cards=sum(get(name).minutes for name in cards),
+        stated=int(stated[1]) * (60 if stated[2].lower() == "hour" else 1) if stated else None,
+    )
+
+
+def times(paths: list[Path]) -> str:
+    """Return a table of how long each lesson takes, beside the time that it states."""
+    width = max((len(path.stem) for path in paths), default=0)
+    rows = [f"{'':{width}}  words  lines  cards  minutes  stated"]
+    for path in paths:
+        t = honest_minutes(read(path))
+        stated = "–" if t.stated is None else t.stated
+        rows.append(f"{path.stem:{width}}  {t.words:5}  {t.lines:5}  {t.cards:5}  {t.minutes:7.0f}  {stated:>6}")
+    return "\n".join(rows)
+
+
 # -- command line ---------------------------------------------------------------------------------------------------
 
 
@@ -429,8 +480,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Check the course's notebooks against their rules.")
     parser.add_argument("paths", nargs="*", type=Path)
     parser.add_argument("--only", help="01, or 01,03: the first letters of the notebooks meant")
+    parser.add_argument("--times", action="store_true", help="list how long each lesson takes, and check nothing")
     options = parser.parse_args(arguments)
     paths = options.paths or find(options.only)
+    if options.times:
+        print(times(paths))
+        return 0
     complaints = [f"{path.name}: {complaint}" for path in paths for complaint in check(read(path))]
     print("\n".join(complaints) or f"{len(paths)} notebooks keep every rule")
     return bool(complaints)

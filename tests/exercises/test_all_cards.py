@@ -45,6 +45,17 @@ def test_three_mistakes_and_two_hints_at_least(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_minutes_and_points_fit_each_other(name):
+    exercise = get(name)
+    assert 3 <= exercise.minutes <= 20
+    assert exercise.points == max(1, round(exercise.minutes / 5)), "a point per five minutes"
+
+
+def test_cards_differ_in_difficulty():
+    assert {get(name).difficulty for name in NAMES} == set(card.DIFFICULTIES)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_stub_is_not_attempted(name):
     result = check(name, lambda *arguments: None)
     assert not result.passed and not result.attempted

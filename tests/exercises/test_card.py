@@ -1,6 +1,8 @@
 """The exercise card: what a learner is told, for every kind of right and wrong."""
 
+import dataclasses
 import math
+import re
 import traceback
 
 import numpy as np
@@ -174,7 +176,29 @@ def test_panel_is_escaped_and_has_code_and_a_sign_for_those_who_see_no_colour():
     html = check("99.1", plus)._repr_html_()
     assert "One &lt;step&gt;" in html and "<code>−θ∇ℓ</code>" in html and "✗" in html
     assert "✓" in check("99.1", step)._repr_html_()
-    assert str(check("99.1", step)).startswith("✓ 99.1 One <step>\n  Right")
+    assert str(check("99.1", step)).startswith("✓ 99.1 One <step> (medium · 10 minutes · 2 points)\n  Right")
+
+
+@pytest.mark.parametrize("fn", [step, plus, in_place, lambda *a: None])
+def test_every_panel_shows_difficulty_minutes_and_points(example, fn):
+    register(dataclasses.replace(example, difficulty="easy", minutes=5, points=1))
+    for text in (str(check("99.1", fn)), check("99.1", fn)._repr_html_(), hint("99.1").markdown, str(hint("99.1"))):
+        assert "easy · 5 minutes · 1 point" in text and "1 points" not in text
+
+
+@pytest.mark.parametrize(
+    "effort, words",
+    [
+        ({"difficulty": "trivial"}, "99.1: got difficulty 'trivial', expected one of"),
+        ({"minutes": 0}, "got minutes 0, expected a whole number from 1"),
+        ({"minutes": 7.5}, "got minutes 7.5"),
+        ({"points": True}, "got points True"),
+        ({"points": -1}, "got points -1"),
+    ],
+)
+def test_an_effort_that_cannot_be_is_refused(example, effort, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        dataclasses.replace(example, **effort)
 
 
 def test_hints_come_one_by_one_and_stay():

@@ -35,8 +35,8 @@ def cases(seed):
 
 WRONG = {"sign": (lambda x: -2 * x, "The sign.")}
 EXERCISES = (
-    Exercise("99.1", "Double", double, cases, WRONG, ("a", "b"), "Two."),
-    Exercise("99.2", "Square", square, cases, {}, ("a", "b"), "Two."),
+    Exercise("99.1", "Double", double, cases, WRONG, ("a", "b"), "Two.", points=1),
+    Exercise("99.2", "Square", square, cases, {}, ("a", "b"), "Two.", points=3),
 )
 '''
 IMPORT = "import torch\nfrom titans_mini.exercises import check"
@@ -136,6 +136,20 @@ def test_table_csv_and_exit_status(graded):
     assert "all_right.ipynb        2 of 2 passed" in run.stdout
     assert "  ✗ 99.1  wrong" in run.stdout
     assert len(rows) == 10 and {row["status"] for row in rows} == {"passed", "wrong", "open", "error", "missing"}
+
+
+def test_points_are_summed_for_each_notebook(graded):
+    run, reports, rows = graded
+    assert list(rows[0])[:4] == ["notebook", "exercise", "status", "message"]
+    assert "all_right.ipynb        2 of 2 passed, 4 of 4 points" in run.stdout
+    assert "one_error.ipynb        1 of 2 passed, 1 of 4 points" in run.stdout
+    assert "99_lazy.ipynb          0 of 2 passed, 0 of 4 points" in run.stdout, "deleted exercises count as possible"
+    for row in rows:
+        mine = [other for other in rows if other["notebook"] == row["notebook"]]
+        for column in ("points", "possible"):
+            assert int(row[f"notebook_{column}"]) == sum(int(other[column]) for other in mine)
+        assert int(row["points"]) == (int(row["possible"]) if row["status"] == "passed" else 0)
+    assert [grade["points"] for grade in reports["one_error.ipynb"]["grades"]] == [1, 0]
 
 
 @pytest.mark.parametrize("states, status", [(["passed", "passed"], 0), (["passed", "open"], 1), ([], 1)])

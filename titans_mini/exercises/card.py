@@ -22,6 +22,7 @@ from titans_mini.exercises.compare import Comparison, compare, describe
 from titans_mini.exercises.panel import Note, Result
 
 SEED = 0
+DIFFICULTIES = ("easy", "medium", "hard")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Exercise:
         compare: (got, expected, tolerance) → Comparison, for outputs that need their own rule.
         run: (function, *arguments) → output, for functions that are not called but launched, such as kernels.
         note: outputs → one more sentence for a correct answer, such as a score.
+        difficulty: "easy" (one line, once the idea is there), "medium" (several lines or one derivation) or "hard".
+        minutes: the time it takes a reader who has just read the section.
+        points: the weight in a grade, about one per five minutes.
     """
 
     name: str
@@ -53,13 +57,26 @@ class Exercise:
     compare: Callable[..., Comparison] = field(default=compare)
     run: Callable = field(default=lambda fn, *arguments: fn(*arguments))
     note: Callable[[list], str] = field(default=lambda outputs: "")
+    difficulty: str = "medium"
+    minutes: int = 10
+    points: int = 2
 
     def __post_init__(self):
-        """Raise if the name is malformed or the hints are a single string."""
+        """Raise if the name is malformed, the hints are a single string, or the effort is none that can be shown."""
         if len(self.name) != 4 or self.name[2] != "." or not (self.name[:2] + self.name[3]).isdigit():
             raise ValueError(f"got the name {self.name!r}, expected 'NN.M' such as '01.2'")
         if isinstance(self.hints, str):
             raise TypeError("got one string as hints, expected a tuple of strings: is a comma missing?")
+        if self.difficulty not in DIFFICULTIES:
+            raise ValueError(f"{self.name}: got difficulty {self.difficulty!r}, expected one of {DIFFICULTIES}")
+        for label, value in (("minutes", self.minutes), ("points", self.points)):
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{self.name}: got {label} {value!r}, expected a whole number from 1")
+
+    @property
+    def effort(self) -> str:
+        """Return difficulty, minutes and points in words: "easy · 5 minutes · 1 point"."""
+        return f"{self.difficulty} · {_count(self.minutes, 'minute')} · {_count(self.points, 'point')}"
 
 
 _cards: dict[str, Exercise] = {}
@@ -135,7 +152,7 @@ def hint(name: str) -> Note:
     more = (
         f"{left} more: call hint({name!r}) again." if left else f"That was the last. solution({name!r}) shows one way."
     )
-    return Note(f"**Hint {name} · {card.title}**\n\n" + "\n".join(lines) + f"\n\n*{more}*")
+    return Note(f"**Hint {name} · {card.title}** ({card.effort})\n\n" + "\n".join(lines) + f"\n\n*{more}*")
 
 
 def solution(name: str) -> Note:
@@ -159,10 +176,10 @@ def _judge(card: Exercise, inputs: list[tuple], outputs: list, seed: int) -> Res
     """Return the first result that applies: not attempted, inputs changed, right, a known mistake, a difference."""
     if all(_unattempted(output) for output in outputs):
         message = f"Not attempted yet: your function returns {_stub(outputs)}. Replace the … and run the cell again."
-        return Result(card.name, card.title, False, message, attempted=False)
+        return Result(card.name, card.title, False, message, attempted=False, effort=card.effort)
     changed = _changed(inputs, _fresh(card, seed))
     if changed:
-        return Result(card.name, card.title, False, changed)
+        return Result(card.name, card.title, False, changed, effort=card.effort)
     expected = [card.run(card.solution, *arguments) for arguments in _fresh(card, seed)]
     found = [card.compare(got, want, card.tolerance) for got, want in zip(outputs, expected, strict=True)]
     if not any(c.problem for c in found):
@@ -170,8 +187,9 @@ def _judge(card: Exercise, inputs: list[tuple], outputs: list, seed: int) -> Res
         cases = f"all {len(found)} cases equal" if len(found) > 1 else "the case equals"
         message = f"Right: {cases} the reference to {_short(card.tolerance)} (largest difference {_short(worst)})."
         message += card.note(outputs)
-        return Result(card.name, card.title, True, message)
-    return Result(card.name, card.title, False, _diagnose(card, outputs, seed) or _first_problem(found))
+        return Result(card.name, card.title, True, message, effort=card.effort)
+    message = _diagnose(card, outputs, seed) or _first_problem(found)
+    return Result(card.name, card.title, False, message, effort=card.effort)
 
 
 def _diagnose(card: Exercise, outputs: list, seed: int) -> str | None:
@@ -248,6 +266,10 @@ def _unattempted(output) -> bool:
 
 def _stub(outputs: list) -> str:
     return "…" if outputs and outputs[0] is Ellipsis else "nothing"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _short(x: float) -> str:

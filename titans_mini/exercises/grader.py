@@ -5,7 +5,7 @@
 A notebook runs from top to bottom; a cell that fails does not stop the rest. Right after each cell whose first line is
 ``# exercise: NN.M`` the grader checks the function that this very cell defines, with a fresh import of this package,
 on cases the notebook never showed. So a redefined ``check``, a hard-coded answer or a later import of the same name
-does not count.
+does not count. A passed exercise earns its card's points; the table and the CSV give their sum for each notebook.
 
 Limits: the student's code runs in the same process as the check and with the same rights as you. Someone determined to
 cheat can patch torch or Python itself, read the reference from the package, or harm the machine. Read the notebooks
@@ -30,7 +30,10 @@ from pathlib import Path
 from titans_mini.exercises.card import SEED, get, names
 
 MARKER = re.compile(r"# exercise: (\d\d\.\d)\s*$")
+WARM_UP, PATIENCE = "warm-up", 600  # the first cell, and its seconds
 GRADING_SEEDS = (SEED, SEED + 1)
+# of the CSV; the last two are the same in every row of a notebook
+COLUMNS = ("notebook", "exercise", "status", "message", "points", "possible", "notebook_points", "notebook_possible")
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,16 @@ class Grade:
         exercise: "NN.M".
         status: passed, wrong, open (not attempted), error (the function raised), missing (no such function).
         message: the message of the check, or the error.
+        points: the points reached, all of the card's or none.
+        possible: the card's points.
     """
 
     notebook: str
     exercise: str
     status: str
     message: str
+    points: int = 0
+    possible: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,16 @@ class Report:
     def passed(self) -> bool:
         """Return whether every exercise is passed; False if there is none."""
         return bool(self.grades) and all(grade.status == "passed" for grade in self.grades)
+
+    @property
+    def points(self) -> int:
+        """Return the points reached in this notebook."""
+        return sum(grade.points for grade in self.grades)
+
+    @property
+    def possible(self) -> int:
+        """Return the points of all its exercises, deleted ones included."""
+        return sum(grade.possible for grade in self.grades)
 
 
 def grade(path: str | Path, timeout: int = 120) -> Report:
@@ -80,15 +97,28 @@ def grade(path: str | Path, timeout: int = 120) -> Report:
         return Report(path.name, (), (f"cannot be read as a notebook: {type(error).__name__}: {error}",))
     token = secrets.token_hex(16)
     cells, exercises = _with_checks(notebook.cells, token)
-    notebook.cells = cells
+    notebook.cells = [_warm_up(), *cells]
     stopped = _execute(notebook, path, timeout)
     verdicts, errors = _collect(cells, token)
     for name in exercises:
         verdicts.setdefault(name, ("missing", stopped or "no check came back from its cell"))
     for name in _expected(path, exercises):
         verdicts.setdefault(name, ("missing", f"no cell begins with '# exercise: {name}'"))
-    grades = tuple(Grade(path.name, name, *verdicts[name]) for name in sorted(verdicts))
+    grades = tuple(_grade(path.name, name, *verdicts[name]) for name in sorted(verdicts))
     return Report(path.name, grades, tuple(errors + ([stopped] if stopped else [])))
+
+
+def _grade(notebook: str, exercise: str, status: str, message: str) -> Grade:
+    """Give a verdict its points, from this process's own cards."""
+    possible = get(exercise).points
+    return Grade(notebook, exercise, status, message, possible if status == "passed" else 0, possible)
+
+
+def _warm_up():
+    """Return a first cell that loads torch, so that a student's cell is not charged for it on a busy machine."""
+    import nbformat
+
+    return nbformat.v4.new_code_cell("import torch, titans_mini.exercises", metadata={"grader": WARM_UP})
 
 
 def _with_checks(cells: list, token: str) -> tuple[list, list[str]]:
@@ -153,7 +183,7 @@ def _execute(notebook, path: Path, timeout: int) -> str | None:
 
     client = NotebookClient(
         notebook,
-        timeout=timeout,
+        timeout_func=lambda cell: PATIENCE if cell.metadata["grader"] == WARM_UP else timeout,
         allow_errors=True,
         interrupt_on_timeout=True,
         record_timing=False,
@@ -203,7 +233,8 @@ def table(reports: list[Report]) -> str:
     lines = []
     for report in reports:
         right = sum(grade.status == "passed" for grade in report.grades)
-        lines.append(f"{report.notebook:<{width}}  {right} of {len(report.grades)} passed")
+        points = f"{report.points} of {report.possible} points"
+        lines.append(f"{report.notebook:<{width}}  {right} of {len(report.grades)} passed, {points}")
         for one in report.grades:
             lines.append(f"  {mark[one.status]} {one.exercise}  {one.status:<8} {_first_line(one.message)}")
         lines += [f"  ! {error}" for error in report.errors]
@@ -230,9 +261,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(table(reports) if reports else f"got no notebook in {', '.join(options.paths)}")
     if options.csv:
         with open(options.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ("notebook", "exercise", "status", "message"))
+            writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
-            writer.writerows(asdict(one) for report in reports for one in report.grades)
+            for report in reports:
+                sums = {"notebook_points": report.points, "notebook_possible": report.possible}
+                writer.writerows(asdict(one) | sums for one in report.grades)
     if options.json:
         text = json.dumps([asdict(report) for report in reports], indent=1, ensure_ascii=False)
         Path(options.json).write_text(text + "\n", encoding="utf-8")

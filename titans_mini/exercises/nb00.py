@@ -88,6 +88,9 @@ EXERCISES = (
     Exercise(
         name="00.1",
         title="One prediction error",
+        difficulty="easy",
+        minutes=3,
+        points=1,
         solution=prediction_error,
         cases=_errors,
         mutants={
@@ -122,6 +125,9 @@ EXERCISES = (
     Exercise(
         name="00.2",
         title="One write",
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=write_once,
         cases=_writes,
         mutants={
@@ -156,6 +162,9 @@ EXERCISES = (
     Exercise(
         name="00.3",
         title="The surprise of a stream",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=surprise_of_stream,
         cases=_streams,
         mutants={
@@ -191,6 +200,9 @@ EXERCISES = (
     Exercise(
         name="00.4",
         title="What moved?",
+        difficulty="easy",
+        minutes=4,
+        points=1,
         solution=moved,
         cases=_snapshots,
         mutants={

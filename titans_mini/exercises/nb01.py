@@ -86,6 +86,9 @@ EXERCISES = (
     Exercise(
         name="01.1",
         title="One step of the delta rule",
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=delta_step,
         cases=_steps,
         mutants={
@@ -120,6 +123,9 @@ EXERCISES = (
     Exercise(
         name="01.2",
         title="Guess, then learn",
+        difficulty="medium",
+        minutes=12,
+        points=2,
         solution=online_accuracy,
         cases=_streams,
         mutants={
@@ -154,6 +160,9 @@ EXERCISES = (
     Exercise(
         name="01.3",
         title="The step that stores a pair exactly",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=exact_step,
         cases=_keys,
         mutants={
@@ -179,6 +188,9 @@ EXERCISES = (
     Exercise(
         name="01.4",
         title="Hebb without a matrix",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=linear_attention,
         cases=_sequences,
         mutants={

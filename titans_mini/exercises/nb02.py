@@ -118,6 +118,9 @@ EXERCISES = (
     Exercise(
         name="02.1",
         title="The momentary surprise of a matrix",
+        difficulty="easy",
+        minutes=4,
+        points=1,
         solution=momentary_surprise,
         cases=_surprise_cases,
         mutants={
@@ -152,6 +155,9 @@ EXERCISES = (
     Exercise(
         name="02.2",
         title="One step with past surprise",
+        difficulty="easy",
+        minutes=4,
+        points=1,
         solution=momentum_step,
         cases=_momentum_cases,
         mutants={
@@ -171,6 +177,9 @@ EXERCISES = (
     Exercise(
         name="02.3",
         title="The whole push of one shock",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=total_push,
         cases=_push_cases,
         mutants={
@@ -205,6 +214,9 @@ EXERCISES = (
     Exercise(
         name="02.4",
         title="Drop past surprise when the topic changes",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=gated_momentum,
         cases=_gate_cases,
         mutants={

@@ -63,6 +63,9 @@ EXERCISES = (
     Exercise(
         name="03.1",
         title="One full write",
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=full_write,
         cases=_write_cases,
         mutants={
@@ -98,6 +101,9 @@ EXERCISES = (
     Exercise(
         name="03.2",
         title="From half-life to α",
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=forget_gate,
         cases=_half_life_cases,
         mutants={
@@ -128,6 +134,9 @@ EXERCISES = (
     Exercise(
         name="03.3",
         title="The largest stable step",
+        difficulty="hard",
+        minutes=15,
+        points=3,
         solution=largest_step,
         cases=_step_cases,
         mutants={
@@ -162,6 +171,9 @@ EXERCISES = (
     Exercise(
         name="03.4",
         title="The step of a chunk",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=chunk_limit,
         cases=_chunk_cases,
         mutants={

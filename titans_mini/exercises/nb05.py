@@ -74,6 +74,9 @@ EXERCISES = (
     Exercise(
         name="05.1",
         title="Ask a memory of two layers",
+        difficulty="easy",
+        minutes=3,
+        points=1,
         solution=ask_mlp,
         cases=_ask_cases,
         mutants={
@@ -108,6 +111,9 @@ EXERCISES = (
     Exercise(
         name="05.2",
         title="The first layer's gradient",
+        difficulty="hard",
+        minutes=15,
+        points=3,
         solution=first_layer,
         cases=_first_layer_cases,
         mutants={
@@ -142,6 +148,9 @@ EXERCISES = (
     Exercise(
         name="05.3",
         title="One memory per sequence",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=surprise_each,
         cases=_each_cases,
         mutants={
@@ -176,6 +185,9 @@ EXERCISES = (
     Exercise(
         name="05.4",
         title="The bytes of a state",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=state_bytes,
         cases=_bytes_cases,
         mutants={

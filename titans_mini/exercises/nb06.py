@@ -129,6 +129,9 @@ EXERCISES = (
     Exercise(
         name="06.1",
         title="Which loop?",
+        difficulty="easy",
+        minutes=4,
+        points=1,
         solution=which_loop,
         cases=_loop_cases,
         mutants={
@@ -165,6 +168,9 @@ EXERCISES = (
     Exercise(
         name="06.2",
         title="Through one write",
+        difficulty="medium",
+        minutes=12,
+        points=2,
         solution=through_the_write,
         cases=_write_cases,
         mutants={
@@ -188,6 +194,9 @@ EXERCISES = (
     Exercise(
         name="06.3",
         title="Store, then ask",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=store_then_ask,
         cases=_store_cases,
         mutants={
@@ -215,6 +224,9 @@ EXERCISES = (
     Exercise(
         name="06.4",
         title="A cut",
+        difficulty="medium",
+        minutes=12,
+        points=2,
         solution=truncated,
         cases=_cut_cases,
         mutants={

@@ -120,6 +120,9 @@ EXERCISES = (
     Exercise(
         name="08.1",
         title="How much S₀ is in M",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=share_of_momentum,
         cases=_share_cases,
         mutants={
@@ -155,6 +158,9 @@ EXERCISES = (
     Exercise(
         name="08.2",
         title="A masked read",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=masked_read,
         cases=_read_cases,
         mutants={
@@ -191,6 +197,9 @@ EXERCISES = (
     Exercise(
         name="08.3",
         title="The end of a chunk",
+        difficulty="medium",
+        minutes=12,
+        points=2,
         solution=end_of_chunk,
         cases=_end_cases,
         mutants={
@@ -225,6 +234,9 @@ EXERCISES = (
     Exercise(
         name="08.4",
         title="The online rule in one solve",
+        difficulty="hard",
+        minutes=20,
+        points=4,
         solution=online_writes,
         cases=_online_cases,
         mutants={

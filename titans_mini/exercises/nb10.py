@@ -63,6 +63,9 @@ EXERCISES = (
     Exercise(
         name="10.1",
         title="A window with a prefix",
+        difficulty="easy",
+        minutes=6,
+        points=1,
         solution=prefix_window,
         cases=_window_cases,
         mutants={
@@ -97,6 +100,9 @@ EXERCISES = (
     Exercise(
         name="10.3",
         title="The causal mask of h",
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=h_mask,
         cases=_h_cases,
         mutants={
@@ -131,6 +137,9 @@ EXERCISES = (
     Exercise(
         name="10.2",
         title="Cut where segments end",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=cut,
         cases=_cut_cases,
         mutants={
@@ -161,6 +170,9 @@ EXERCISES = (
     Exercise(
         name="10.4",
         title="Which outputs may move",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=may_move,
         cases=_move_cases,
         mutants={

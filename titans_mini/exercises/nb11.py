@@ -71,6 +71,9 @@ EXERCISES = (
     Exercise(
         name="11.1",
         title="The reach of window layers",
+        difficulty="medium",
+        minutes=6,
+        points=1,
         solution=reach,
         cases=_reach_cases,
         mutants={
@@ -105,6 +108,9 @@ EXERCISES = (
     Exercise(
         name="11.2",
         title="The gate",
+        difficulty="easy",
+        minutes=7,
+        points=1,
         solution=gate,
         cases=_gate_cases,
         mutants={
@@ -145,6 +151,9 @@ EXERCISES = (
     Exercise(
         name="11.3",
         title="Memory first",
+        difficulty="medium",
+        minutes=8,
+        points=2,
         solution=memory_first,
         cases=_first_cases,
         mutants={
@@ -183,6 +192,9 @@ EXERCISES = (
     Exercise(
         name="11.4",
         title="Gated DeltaNet as a memory",
+        difficulty="hard",
+        minutes=15,
+        points=3,
         solution=from_gated_delta,
         cases=_delta_cases,
         mutants={

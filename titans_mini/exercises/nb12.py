@@ -81,6 +81,9 @@ EXERCISES = (
     Exercise(
         name="12.1",
         title="How long must it last?",
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=half_life_for,
         cases=_life_cases,
         mutants={
@@ -111,6 +114,9 @@ EXERCISES = (
     Exercise(
         name="12.2",
         title="A score by depth",
+        difficulty="medium",
+        minutes=10,
+        points=2,
         solution=by_depth,
         cases=_depth_cases,
         mutants={
@@ -147,6 +153,9 @@ EXERCISES = (
     Exercise(
         name="12.3",
         title="An error bar",
+        difficulty="easy",
+        minutes=6,
+        points=1,
         solution=mean_and_error,
         cases=_score_cases,
         mutants={
@@ -181,6 +190,9 @@ EXERCISES = (
     Exercise(
         name="12.4",
         title="Who went where",
+        difficulty="easy",
+        minutes=6,
+        points=1,
         solution=where_is,
         cases=_story_cases,
         mutants={

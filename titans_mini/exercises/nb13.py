@@ -150,15 +150,30 @@ def _pull_cases(seed):
     return cases
 
 
-def _puzzle(number, title, solution, cases, make, mistakes, hints, why):
-    """One card: mistakes from flag to diagnosis."""
+def _puzzle(number, title, effort, solution, cases, make, mistakes, hints, why):
+    """One card: effort is difficulty, minutes and points; mistakes go from flag to diagnosis."""
     mutants = {flag: (make(flag), message) for flag, message in mistakes.items()}
-    return Exercise(f"13.{number}", title, solution, cases, mutants, hints, why, 1e-5, run=run, note=score)
+    difficulty, minutes, points = effort
+    return Exercise(
+        name=f"13.{number}",
+        title=title,
+        difficulty=difficulty,
+        minutes=minutes,
+        points=points,
+        solution=solution,
+        cases=cases,
+        mutants=mutants,
+        hints=hints,
+        why=why,
+        tolerance=1e-5,
+        run=run,
+        note=score,
+    )
 
 
 EXERCISES = (
     _puzzle(
-        1, "Blocks and masks", scale_errors, _scale_cases, scaled,
+        1, "Blocks and masks", ("medium", 12, 2), scale_errors, _scale_cases, scaled,
         {
             "same rows": "Every program takes the first BT rows. Add tl.program_id(0) * BT to the row numbers.",
             "two": "The factor 2 is missing: s = 2θ ∘ e.",
@@ -174,7 +189,7 @@ EXERCISES = (
         "Each number comes once and leaves once: 4 · (2TD + T) bytes.",
     ),
     _puzzle(
-        2, "The decay of a chunk", decay, _decay_cases, decayed,
+        2, "The decay of a chunk", ("medium", 12, 2), decay, _decay_cases, decayed,
         {
             "again": "Right numbers, too many bytes: you load a chunk's first gates again for every token. Keep the "
             "product in a variable.",
@@ -189,7 +204,7 @@ EXERCISES = (
         "What the next step needs stays in a register: 4 · 2T bytes.",
     ),
     _puzzle(
-        3, "The end of a chunk", end_of_chunk, _end_cases, ended,
+        3, "The end of a chunk", ("medium", 15, 3), end_of_chunk, _end_cases, ended,
         {
             "twice": "Right numbers, too many bytes: K is loaded twice. tl.trans turns a tile that is already here.",
             "plain": "The weights g are missing: every write counts fully, as if nothing were forgotten.",
@@ -205,7 +220,7 @@ EXERCISES = (
         "One product, and each tile comes once: 4 · (2CD + C + 1 + 2D²) bytes.",
     ),
     _puzzle(
-        4, "The chain", chain, _chain_cases, chained,
+        4, "The chain", ("hard", 20, 4), chain, _chain_cases, chained,
         {
             "memory": "Right numbers, too many bytes: M goes to memory and back after every chunk. Hold it in a "
             "variable from the first chunk to the last.",
@@ -221,7 +236,7 @@ EXERCISES = (
         "The state never leaves the program: 2D² numbers for a whole sequence, instead of 2D² a chunk.",
     ),
     _puzzle(
-        5, "The way back through a read", pull_queries, _pull_cases, pulled,
+        5, "The way back through a read", ("hard", 20, 4), pull_queries, _pull_cases, pulled,
         {
             "transposed": "G is transposed. Query t reads writes j ≤ t: rows are queries, going back as well.",
             "swapped": "You took s dYᵀ. Rows are queries: dY sᵀ.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 # (stripe and sign, background); the text is always dark, so that the panel looks the same in a dark theme
 RIGHT, WRONG, OPEN = ("#1C9066", "#EEF7F3"), ("#D65802", "#FDF3EC"), ("#6B6B6B", "#F4F4F4")
-TEXT = "#222222"
+TEXT, QUIET = "#222222", "#5C5C5C"
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Result:
         passed: whether all cases are right.
         message: the verified claim, or the diagnosis.
         attempted: False for a function that still returns nothing.
+        effort: difficulty, minutes and points in words.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Result:
     passed: bool
     message: str
     attempted: bool = True
+    effort: str = ""
 
     @property
     def mark(self) -> str:
@@ -38,17 +40,19 @@ class Result:
         return self.passed
 
     def __repr__(self) -> str:
-        return f"{self.mark} {self.name} {self.title}\n  {self.message}"
+        effort = f" ({self.effort})" if self.effort else ""
+        return f"{self.mark} {self.name} {self.title}{effort}\n  {self.message}"
 
     __str__ = __repr__
 
     def _repr_html_(self) -> str:
         stripe, background = RIGHT if self.passed else WRONG if self.attempted else OPEN
+        effort = f' <span style="color:{QUIET}">{html.escape(self.effort)}</span>' if self.effort else ""
         return (
             f'<div style="border-left:5px solid {stripe};background:{background};color:{TEXT};padding:8px 14px;'
             'margin:4px 0;max-width:690px;border-radius:3px;font-size:14px;line-height:1.5">'
             f'<b><span style="color:{stripe}">{self.mark}</span> {html.escape(self.name)} · '
-            f"{html.escape(self.title)}</b><br>{_code(self.message)}</div>"
+            f"{html.escape(self.title)}</b>{effort}<br>{_code(self.message)}</div>"
         )
 
 
