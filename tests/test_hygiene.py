@@ -31,7 +31,8 @@ def test_the_command_lists_what_breaks_a_rule(tmp_path, capsys):
 
 def test_the_bootstrap_cell_is_the_same_in_all_notebooks():
     first = {path.name: next(cell.source for _, cell in hygiene.code(notebooks.read(path))) for path in PATHS}
-    assert set(first.values()) <= {notebooks.BOOTSTRAP}
+    assert set(first.values()) <= {notebooks.bootstrap(notebooks.stamped_address())}
+    assert not hygiene.one_address({path.name: notebooks.read(path) for path in PATHS})
 
 
 def test_exercises_carry_the_number_of_their_notebook():
@@ -213,6 +214,7 @@ BREAKS = [
     ("no_forbidden_tags", add_tag("raises-exception")),
     ("no_forbidden_tags", add_code("# NBVAL_SKIP\nx = 1")),
     ("bootstrap_first", edit(1, "import sys", "import sys, os")),
+    ("bootstrap_first", edit(1, 'REPOSITORY = ""', 'REPOSITORY = "http://example.org/c"')),
     ("few_widgets", many_widgets),
     ("few_widgets", lambda nb: nb.cells[3].metadata.pop("tags")),
     ("banned_words", add_text("This is simply so.")),

@@ -90,7 +90,7 @@ def test_a_draft_becomes_a_notebook(tmp_path):
     assert [cell.cell_type for cell in nb.cells] == ["markdown", "code", "code", "markdown"]
     assert [cell.id for cell in nb.cells] == ["cell-000", "cell-001", "cell-002", "cell-003"]
     assert nb.cells[0].source == "# A title\n\nTwo lines,\none `code`."
-    assert nb.cells[1].source == notebooks.BOOTSTRAP
+    assert nb.cells[1].source == notebooks.bootstrap(notebooks.stamped_address())
     assert nb.cells[2].source == "%matplotlib inline\ndef f(x):\n\n    return x"
     assert nb.cells[2].metadata["tags"] == ["hide-input"]
     assert nb.cells[3].source == "Quoted *text*."

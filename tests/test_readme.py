@@ -39,6 +39,12 @@ def test_the_course_table_lists_the_notebooks_and_no_others():
         assert f"(notebooks/{there[number]})" in row
 
 
+def test_the_map_in_notebook_00_fills_the_tiles_of_the_notebooks_that_exist():
+    source = "\n".join(cell.source for cell in notebooks.read(notebooks.find("00")[0]).cells)
+    ready = {int(number) for number in re.search(r"course_map\(ax, ready=\{([\d, ]+)\}", source)[1].split(",")}
+    assert ready == {int(path.name[:2]) for path in notebooks.find()}
+
+
 def test_every_file_that_the_tree_names_is_there():
     tree = README.split("## The house")[1].split("```")[1]
     names = set(re.findall(r"\b(\w+\.py)\b", tree))

@@ -27,13 +27,13 @@ def make(*arguments, **environment):
 def test_make_alone_shows_the_help():
     done = make()
     assert done.returncode == 0 and done.stdout == make("help").stdout
-    for target in ("lab", "test", "notebooks", "lint", "clean"):
+    for target in ("lab", "test", "test-fast", "test-long", "notebooks", "stamp", "lint", "clean"):
         assert f"make {target}" in done.stdout
 
 
 @needs_make
 def test_every_target_in_the_help_exists():
-    for target in set(re.findall(r"make ([a-z]+)", make("help").stdout)):
+    for target in set(re.findall(r"make ([a-z-]+)", make("help").stdout)):
         assert make("-n", target).returncode == 0, target
 
 
@@ -50,21 +50,65 @@ def test_one_notebook_can_be_chosen():
 
 @needs_make
 def test_tests_run_in_one_pytest_call_with_small_sizes_and_one_thread():
-    lines = [line for line in make("-n", "test").stdout.splitlines() if "pytest" in line and "-m pytest" in line]
-    assert len(lines) == 1
-    for part in ("TITANS_FAST=1", "OMP_NUM_THREADS=1", "-n 2", "--dist loadfile"):
-        assert part in lines[0]
+    for target in ("test", "test-fast", "test-long"):
+        lines = [line for line in make("-n", target).stdout.splitlines() if "-m pytest" in line]
+        assert len(lines) == 1
+        for part in ("TITANS_FAST=1", "OMP_NUM_THREADS=1", "-n 2", "--dist loadfile"):
+            assert part in lines[0]
+        assert ('-m "not slow"' in lines[0]) == (target == "test-fast")
+
+
+@needs_make
+def test_the_fast_tests_are_the_library_alone():
+    (line,) = [line for line in make("-n", "test-fast").stdout.splitlines() if "-m pytest" in line]
+    paths = re.findall(r"tests/[\w./]+", line)
+    assert "tests/memory" in paths and "tests/models" in paths
+    assert all((ROOT / path).exists() and "notebook" not in path and "browser" not in path for path in paths)
+
+
+@pytest.fixture
+def installed(tmp_path):
+    """Return a folder that looks like an environment in which everything was installed after everything was written."""
+    venv = tmp_path / "venv"
+    venv.mkdir()
+    for stamp in (".notebooks", ".tests"):
+        (venv / stamp).touch()
+        os.utime(venv / stamp, (4e9, 4e9))
+    return venv
+
+
+def extras(*arguments):
+    """List the extras that a call of make would install."""
+    return re.findall(r"pip install .*-e '\.\[(\w+)\]'", make("-n", *arguments).stdout)
 
 
 @needs_make
 @pytest.mark.parametrize("changed", ["pyproject.toml", "requirements.txt", "constraints.txt"])
-def test_a_changed_requirement_installs_again_and_nothing_else_does(tmp_path, changed):
-    stamp = tmp_path / "venv" / ".installed"
-    stamp.parent.mkdir()
-    stamp.touch()
-    os.utime(stamp, (4e9, 4e9))  # newer than everything
-    assert "pip install" not in make("-n", "test", f"VENV={stamp.parent}").stdout
-    assert "pip install" in make("-n", "test", f"VENV={stamp.parent}", "-W", changed).stdout
+def test_a_changed_requirement_installs_again_and_nothing_else_does(installed, changed):
+    for target, expected in {"lab": ["notebooks"], "test": ["notebooks", "test"]}.items():
+        assert extras(target, f"VENV={installed}") == []
+        assert extras(target, f"VENV={installed}", "-W", changed) == expected
+
+
+@needs_make
+def test_learning_installs_no_test_tools_and_testing_installs_everything(tmp_path, installed):
+    fresh = f"VENV={tmp_path / 'fresh'}"
+    for target in ("lab", "stamp"):
+        assert extras(target, fresh) == ["notebooks"]
+    for target in ("test", "test-fast", "test-long", "notebooks", "results", "lint", "install"):
+        assert extras(target, fresh) == ["notebooks", "test"], target
+    (installed / ".tests").unlink()  # a learner who begins to test
+    assert extras("lab", f"VENV={installed}") == [] and extras("test", f"VENV={installed}") == ["test"]
+
+
+@needs_make
+def test_a_stamp_says_which_address_or_clears_it_but_not_by_accident():
+    def line(*arguments):
+        return make("-n", "stamp", *arguments).stdout.splitlines()[-1].rstrip()
+
+    assert line("REPOSITORY=https://example.org/a/b").endswith('stamp "https://example.org/a/b"')
+    assert line("REPOSITORY=").endswith('stamp ""')
+    assert line().endswith("tools/notebooks.py stamp")
 
 
 @needs_make
@@ -194,21 +238,46 @@ def requirement_names(path):
     return {re.split(r"[<>=;\s\[]", line)[0].lower().replace("_", "-"): line for line in lines if line}
 
 
+PLATFORM = r"( ; sys_platform == 'linux' and platform_machine == 'x86_64')"  # where Triton has wheels
+
+
 def test_requirements_are_floors_and_constraints_are_exact():
     floors = requirement_names(ROOT / "requirements.txt")
-    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in floors.values()), floors
+    for name, line in floors.items():
+        assert re.fullmatch(r"[\w-]+>=[\d.]+" + (PLATFORM if name == "triton" else ""), line), line
     exact = requirement_names(ROOT / "constraints.txt")
     assert all(re.match(r"[\w-]+==[\d.]+( ;|$)", line) for line in exact.values()), exact
     assert set(floors) <= set(exact)
     assert exact["torch"] == "torch==2.13.0" and exact["triton"] == "triton==3.7.1"
 
 
-def test_requirements_agree_with_the_package():
+def project():
     if sys.version_info < (3, 11):
         pytest.skip("tomllib came with Python 3.11")
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + project["optional-dependencies"]["notebooks"]
-    assert set(requirement_names(ROOT / "requirements.txt").values()) == set(declared) - {"jupyterlab>=4.0"}
-    assert [re.split("[<>=]", name)[0] for name in project["dependencies"]] == ["torch", "numpy", "tqdm"]
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_requirements_agree_with_the_package():
+    """What a laptop needs is what the package and its notebooks need, and what runs notebooks as tests."""
+    declared = set(project()["dependencies"] + project()["optional-dependencies"]["notebooks"])
+    tests = {line for line in project()["optional-dependencies"]["test"] if line.startswith(("pytest>", "nbval>"))}
+    assert len(tests) == 2
+    assert set(requirement_names(ROOT / "requirements.txt").values()) == declared | tests
+    assert [re.split("[<>=]", name)[0] for name in project()["dependencies"]] == ["torch", "numpy", "tqdm"]
+
+
+def test_no_requirement_replaces_what_colab_brings():
+    """Colab's versions of 2026-08-19; it has a front end of its own, and runs no tests."""
+    brings = {"torch": "2.11.0", "numpy": "2.1.3", "ipywidgets": "7.7.1", "ipykernel": "6.17.1"}
+    floors = requirement_names(ROOT / "requirements-colab.txt")
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in floors.values()), floors
+    for name, version in brings.items():
+        floor = floors[name].split(">=")[1]
+        assert [int(x) for x in floor.split(".")] <= [int(x) for x in version.split(".")], name
+    everywhere = requirement_names(ROOT / "requirements.txt")
+    assert set(everywhere.values()) - set(floors.values()) == {
+        everywhere[name] for name in ("jupyterlab", "triton", "pytest", "nbval")
+    }
+    assert set(floors.values()) <= set(everywhere.values())

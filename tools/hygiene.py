@@ -25,7 +25,7 @@ from typing import NamedTuple
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also where it is run as a script
-from tools.notebooks import BOOTSTRAP, CELL_METADATA, WIDGET_TAG, WIDGET_VIEW, exercise_name, find, read  # noqa: E402
+from tools.notebooks import CELL_METADATA, WIDGET_TAG, WIDGET_VIEW, address_in, exercise_name, find, read  # noqa: E402
 
 Rule = Callable[[nbformat.NotebookNode], list[str]]
 RULES: dict[str, Rule] = {}
@@ -263,7 +263,7 @@ def no_network(nb: nbformat.NotebookNode) -> list[str]:
     found = []
     for i, cell in code(nb):
         source = re.sub(r"#.*", "", cell.source)
-        if cell.source != BOOTSTRAP and (hit := NETWORK.search(source)):
+        if address_in(cell.source) is None and (hit := NETWORK.search(source)):
             found.append(f"cell {i}: {hit[0].strip()!r}")
     return found
 
@@ -279,9 +279,18 @@ def no_forbidden_tags(nb: nbformat.NotebookNode) -> list[str]:
 
 @rule
 def bootstrap_first(nb: nbformat.NotebookNode) -> list[str]:
-    """The first code cell is the same in every notebook."""
+    """The first code cell is the same in every notebook, up to the address that `make stamp` writes into it."""
     first = next((cell.source for _, cell in code(nb)), "")
-    return [] if first == BOOTSTRAP else [f"the first code cell is not the bootstrap cell but {first[:60]!r}"]
+    if address_in(first) is None:
+        return [f"the first code cell is not the bootstrap cell but {first[:60]!r}"]
+    return []
+
+
+def one_address(notebooks: dict[str, nbformat.NotebookNode]) -> list[str]:
+    """List the notebooks whose bootstrap cell holds another address than the first's; by name, as they are."""
+    found = {name: address_in(next((cell.source for _, cell in code(nb)), "")) for name, nb in notebooks.items()}
+    first = next(iter(found.values()), None)
+    return [f"{name}: REPOSITORY is {found[name]!r}, elsewhere {first!r}" for name in found if found[name] != first]
 
 
 # -- the template ---------------------------------------------------------------------------------------------------
@@ -449,7 +458,7 @@ def honest_minutes(nb: nbformat.NotebookNode) -> LessonTime:
     from titans_mini.exercises import get
 
     texts = [text for _, text in markdown(nb)]
-    cells = [cell for _, cell in code(nb) if cell.source != BOOTSTRAP]
+    cells = [cell for _, cell in code(nb) if address_in(cell.source) is None]
     lines = sum(bool(line.strip()) for cell in cells for line in cell.source.splitlines())
     cards = {name for cell in cells if (name := exercise_name(cell))}
     stated = STATED.search("\n".join(texts[:3]))
@@ -486,7 +495,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.times:
         print(times(paths))
         return 0
-    complaints = [f"{path.name}: {complaint}" for path in paths for complaint in check(read(path))]
+    notebooks = {path.name: read(path) for path in paths}
+    complaints = [f"{name}: {complaint}" for name, nb in notebooks.items() for complaint in check(nb)]
+    complaints += one_address(notebooks)
     print("\n".join(complaints) or f"{len(paths)} notebooks keep every rule")
     return bool(complaints)
 

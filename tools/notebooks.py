@@ -6,6 +6,7 @@ On the command line::
     python tools/notebooks.py draft notebooks/01_x.ipynb draft.py  and back again, to edit it as text
     python tools/notebooks.py run [--only 01] [PATH ...]           execute, rewrite outputs (the same bytes each time)
     python tools/notebooks.py solve notebooks/01_x.ipynb out.ipynb the same notebook with its exercises solved
+    python tools/notebooks.py stamp https://…                      where a lone notebook installs from (Colab)
 
 Everything is importable too; `tests/test_notebooks.py` uses `read`, `solve` and `execute`.
 """
@@ -46,19 +47,28 @@ LANGUAGE = {
 WIDGET_TAG = "widget"  # `tidy` gives it to the cells that show one
 CELL_METADATA = ("tags", "jupyter")  # what survives: tags and hidden sources; timings, folding and trust do not
 
-# The first code cell of every notebook. `new` puts it where a draft has a code cell that starts with `# bootstrap`.
+# The first code cell of every notebook, before `make stamp` writes an address into it. `new` puts it where a draft has
+# a code cell that starts with `# bootstrap`.
 BOOTSTRAP = """\
-# bootstrap: where titans_mini is missing (Colab), this installs it; no later cell needs the network
+# bootstrap: find titans_mini, or install it; no later cell needs the network
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
-REPOSITORY = ""  # on Colab: the address of the git repository that you opened this notebook from
+REPOSITORY = ""  # the https address of the git repository that this notebook came from
 
-if importlib.util.find_spec("titans_mini") is None:
-    assert REPOSITORY, "titans_mini is not installed: fill in REPOSITORY above, or follow the README"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}"], check=True)
-    importlib.invalidate_caches()"""
+package = importlib.util.find_spec("titans_mini")
+if package is None or package.origin is None:  # not installed
+    if Path("../titans_mini/__init__.py").is_file():  # the course's folder lies around this notebook: use it in place
+        sys.path.insert(0, str(Path("..").resolve()))
+    else:  # this notebook came alone, as on Colab: install the library from where it came
+        assert REPOSITORY, "titans_mini is not here: please fill in REPOSITORY above and run this cell again."
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}"], check=True)
+        importlib.invalidate_caches()"""
+STAMPED = re.compile(r'^REPOSITORY = "(?P<address>[^"\\]*)"', flags=re.M)
+# A host and a path, perhaps with @branch behind: no password, no query, no page that shows a file of a repository.
+ADDRESS = re.compile(r"https://[\w-]+(\.[\w-]+)+(:\d+)?(/(?!blob/|tree/)[\w.~-]+)+(@[\w./-]+)?")
 
 
 # -- drafts ---------------------------------------------------------------------------------------------------------
@@ -69,7 +79,7 @@ def from_percent(path: str | Path) -> nbformat.NotebookNode:
 
     A cell starts at a line `# %%` (code) or `# %% [markdown]`; either may end in `tags=["hide-input"]`. Markdown lines
     carry the prefix `# `, or the whole cell is one triple-quoted string. Code is kept as it is, magics included; a code
-    cell that starts with `# bootstrap` becomes `BOOTSTRAP`.
+    cell that starts with `# bootstrap` becomes `BOOTSTRAP`, with the address that the course is stamped with.
 
     Args:
         path: the draft, a text file.
@@ -83,11 +93,14 @@ def from_percent(path: str | Path) -> nbformat.NotebookNode:
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
     for number, markdown, tags, lines in _split_draft(Path(path)):
         source = _uncomment(path, number, lines) if markdown else "\n".join(lines)
-        source = BOOTSTRAP if not markdown and source.lstrip("\n").startswith("# bootstrap") else source
+        is_bootstrap = not markdown and source.lstrip("\n").startswith("# bootstrap")
+        source = bootstrap(stamped_address()) if is_bootstrap else source
         new_cell = nbformat.v4.new_markdown_cell if markdown else nbformat.v4.new_code_cell
         cell = new_cell(source.strip("\n"), id=f"cell-{len(nb.cells):03d}")
         if tags:
             cell.metadata["tags"] = tags
+        if is_bootstrap:
+            cell.metadata["jupyter"] = {"source_hidden": True}
         nb.cells.append(cell)
     nbformat.validate(nb)
     return nb
@@ -154,6 +167,63 @@ def find(only: str | None = None, folder: Path = NOTEBOOKS) -> list[Path]:
     """List the course's notebooks in order; `only="01"` keeps those whose name starts so (several: `"01,03"`)."""
     starts = tuple(part.strip() for part in only.split(",")) if only else ("",)
     return sorted(path for path in folder.glob("*.ipynb") if path.name.startswith(starts))
+
+
+# -- the bootstrap cell ---------------------------------------------------------------------------------------------
+
+
+def bootstrap(address: str = "") -> str:
+    """Return the bootstrap cell with an address written into it.
+
+    Raises:
+        ValueError: the address is neither empty nor the https address of a git repository.
+    """
+    if address and (not ADDRESS.fullmatch(address) or address.endswith((".ipynb", ".zip"))):
+        raise ValueError(
+            f"got {address!r}; expected the address that `git clone` takes, such as https://github.com/you/titans_mini"
+        )
+    return STAMPED.sub(f'REPOSITORY = "{address}"', BOOTSTRAP, count=1)
+
+
+def address_in(source: str) -> str | None:
+    """Return the address in a bootstrap cell, "" where it holds none, and None for every other cell."""
+    found = STAMPED.search(source)
+    try:
+        return found["address"] if found and source == bootstrap(found["address"]) else None
+    except ValueError:
+        return None
+
+
+def bootstrap_cell(nb: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """Return a notebook's bootstrap cell, or None where it has none."""
+    return next((cell for cell in nb.cells if cell.cell_type == "code" and address_in(cell.source) is not None), None)
+
+
+def stamped_address(folder: Path = NOTEBOOKS) -> str:
+    """Return the address that the notebooks of a folder are stamped with; "" where there is none."""
+    cells = [bootstrap_cell(read(path)) for path in find(folder=folder)[:1]]
+    return address_in(cells[0].source) if cells and cells[0] else ""
+
+
+def stamp(address: str, folder: Path = NOTEBOOKS) -> list[Path]:
+    """Write an address into the bootstrap cell of every notebook in a folder, and nothing else; returns what changed.
+
+    Args:
+        address: the https address of the git repository that readers open the notebooks from; "" clears it.
+        folder: where the notebooks lie.
+
+    Raises:
+        ValueError: the address is neither empty nor the https address of a git repository.
+    """
+    source, changed = bootstrap(address), []
+    for path in find(folder=folder):
+        nb = read(path)
+        cell = bootstrap_cell(nb)
+        if cell and cell.source != source:
+            cell.source = source
+            write(nb, path)
+            changed.append(path)
+    return changed
 
 
 # -- running --------------------------------------------------------------------------------------------------------
@@ -343,9 +413,13 @@ def main(arguments: list[str] | None = None) -> int:
     sub.add_argument("paths", nargs="*", type=Path)
     sub.add_argument("--only", help="01, or 01,03: the first letters of the notebooks meant")
     sub.add_argument("--timeout", type=int, default=600, help="seconds allowed for one cell")
+    sub = commands.add_parser("stamp", help="write the repository's address into every bootstrap cell")
+    sub.add_argument("address", nargs="?", help='https://…; "" clears it')
     options = parser.parse_args(arguments)
     if options.command == "run":
         return _run_all(options.paths or find(options.only), options.timeout)
+    if options.command == "stamp":
+        return _stamp_all(options.address)
     if options.command == "new":
         write(from_percent(options.source), options.target)
     elif options.command == "draft":
@@ -353,6 +427,19 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         write(solve(read(options.source)), options.target)
     print(f"wrote {options.target}")
+    return 0
+
+
+def _stamp_all(address: str | None) -> int:
+    if address is None:
+        print("stamp: which address? make stamp REPOSITORY=https://… (REPOSITORY= clears it)", file=sys.stderr)
+        return 1
+    try:
+        changed = stamp(address)
+    except ValueError as error:
+        print(f"stamp: {error}", file=sys.stderr)
+        return 1
+    print(f"REPOSITORY is {address or 'empty'} in {len(find())} notebooks, {len(changed)} of them changed")
     return 0
 
 

@@ -44,6 +44,7 @@ def compile_afresh():
     torch.compiler.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "backend"), [("lmm", "aot_eager"), ("mac", "eager"), ("mag", "eager"), ("delta", "eager")]
 )

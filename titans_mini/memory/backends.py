@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 from torch import Tensor
@@ -18,7 +15,6 @@ from titans_mini.memory.recurrence import recurrence
 from titans_mini.memory.scan import chunked
 
 BACKENDS = {"recurrence": recurrence, "chunked": chunked, "triton": None}  # the kernels are imported on first use
-CHECKOUT = Path(__file__).parent.parent.parent / "kernels"
 
 
 def choose_backend(backend: str, net: MemoryNet, v: Tensor, chunk_size: int, anchor: str) -> tuple[Callable, bool]:
@@ -59,16 +55,5 @@ def _say_once(message: str) -> None:
 
 @cache
 def kernels() -> ModuleType:
-    """Import titans_mini.kernels: the installed package, or the folder beside it in a checkout."""
-    name = "titans_mini.kernels"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name or not CHECKOUT.is_dir():
-            raise
-    spec = importlib.util.spec_from_file_location(
-        name, CHECKOUT / "__init__.py", submodule_search_locations=[str(CHECKOUT)]
-    )
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Import titans_mini.kernels, which in a checkout is the folder kernels/ (see `titans_mini/__init__.py`)."""
+    return importlib.import_module("titans_mini.kernels")

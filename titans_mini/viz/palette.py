@@ -1,8 +1,9 @@
 """One colour per concept, the same in equations, comments, figures and widgets.
 
-The eight concept colours were checked in CIELAB: under simulated protanopia, deuteranopia and tritanopia
+The nine concept colours were checked in CIELAB: under simulated protanopia, deuteranopia and tritanopia
 (Machado et al., 2009) every pair stays at least 20 units apart, without it at least 30. They also differ in
 lightness, so that a grey print still tells the main ones apart. Text is always `INK`; the colours are for marks.
+The two halves of `SIGNED` are alike in grey: where a cell's sign matters, write `signed_text` into it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ VALUE = "#B4559C"  # v
 QUERY = "#45BAEE"  # q
 FORGET = "#33285A"  # α
 DIVERGED = "#6E0B1B"  # inf, NaN, warnings
+TRAINED = "#7FAC52"  # parameters of the outer loop, frozen at test time
 INK = "#222222"  # text and axes
 MUTED = "#6B6B6B"  # captions, secondary text, baselines
 GRID = "#DDDDDD"  # grid lines, cell borders
@@ -34,6 +36,7 @@ CONCEPTS = {
     "query": QUERY,
     "forget": FORGET,
     "diverged": DIVERGED,
+    "trained": TRAINED,
 }
 
 MAGNITUDE = "cividis"  # colour map for magnitudes, 0 is dark
@@ -53,6 +56,21 @@ def signed_norm(x, limit: float | None = None) -> Normalize:
         limit = float(finite.max()) if finite.size else 0.0
     limit = limit or 1.0
     return Normalize(-limit, limit)
+
+
+def signed_text(number: float, digits: int | None = 2) -> str:
+    """Write a number with its sign, "+0.63" or "−0.63", so that a grey print keeps the sign; about 0 is empty.
+
+    Args:
+        number: a number, perhaps not finite.
+        digits: digits after the point; None writes the sign alone.
+    """
+    if np.isnan(number):
+        return "NaN"
+    size = "∞" if np.isinf(number) else f"{abs(number):.{2 if digits is None else digits}f}"
+    if not size.strip("0."):
+        return ""
+    return ("+" if number > 0 else "−") + (size if digits is not None else "")
 
 
 def luminance(colour) -> np.ndarray:
@@ -108,7 +126,7 @@ def style() -> dict:
 def _cycle():
     from cycler import cycler
 
-    return cycler(color=list(CONCEPTS.values()))
+    return cycler(color=[colour for name, colour in CONCEPTS.items() if name != "trained"])  # as in stored figures
 
 
 class _Swatches:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Collection
 
-import numpy as np
-from matplotlib.colors import to_rgb
-from matplotlib.patches import FancyBboxPatch
-
+from titans_mini.viz.draw.grammar import arrow, box, canvas, tint
 from titans_mini.viz.palette import FORGET, GRID, INK, KEY, MEMORY, MOMENTUM, MUTED, SURPRISE, VALUE
 
 COURSE = (
@@ -32,39 +29,13 @@ COURSE = (
 )
 
 
-def tint(colour: str, amount: float = 0.14) -> tuple[float, ...]:
-    """Mix `amount` of a colour with white, for the inside of a box."""
-    return tuple(1 - amount * (1 - np.array(to_rgb(colour))))
-
-
-def box(ax, x: float, y: float, width: float, height: float, colour: str, title: str, text: str = "", **options):
-    """Draw a rounded box about (x, y) in inches, a bold title above a second line of text."""
-    corner = (x - width / 2, y - height / 2)
-    style = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.4} | options
-    ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.07", **style))
-    ink = style.get("edgecolor") if style["facecolor"] == "none" else INK
-    shift = height * 0.2 if text else 0
-    ax.text(x, y + shift, title, ha="center", va="center", fontsize=9, fontweight="bold", color=ink)
-    ax.text(x, y - shift, text, ha="center", va="center", fontsize=9, color=ink)
-
-
-def arrow(ax, start: tuple[float, float], end: tuple[float, float], colour: str = MUTED) -> None:
-    """Draw an arrow from start to end."""
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "shrinkA": 0})
-
-
-def _canvas(ax, width: float, height: float) -> None:
-    ax.set_axis_off()
-    ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
-
-
 def write_loop(ax) -> None:
     """Draw one turn of the inner loop, in a figure of 7.2 × 2.5 inches: predict, be surprised, write.
 
     Args:
         ax: Axes to draw on; its ticks and spines are removed.
     """
-    _canvas(ax, 7.2, 2.4)
+    canvas(ax, 7.2, 2.4)
     top, bottom, h = 1.82, 0.5, 0.72
     box(ax, 0.62, top, 1.1, h, KEY, "key", "$k_t$: context")
     box(ax, 2.14, top, 1.34, h, MEMORY, "memory", "$M_{t-1}$")
@@ -90,7 +61,7 @@ def two_loops(ax) -> None:
     Args:
         ax: Axes to draw on; its ticks and spines are removed.
     """
-    _canvas(ax, 7.2, 2.6)
+    canvas(ax, 7.2, 2.6)
     ax.text(2.2, 2.42, "parameters (outer loop)", ha="center", fontsize=9.5, fontweight="bold", color=INK)
     ax.text(5.5, 2.42, "state (inner loop)", ha="center", fontsize=9.5, fontweight="bold", color=INK)
     rows = ((1.72, "training", "on many texts, once", True), (0.5, "test time", "on your text, always", False))
@@ -117,7 +88,7 @@ def course_map(ax, ready: Collection[int], here: int = 0) -> None:
         ready: numbers of the lessons that exist; the others are outlines.
         here: the notebook that the reader is in.
     """
-    _canvas(ax, 7.2, 2.7)
+    canvas(ax, 7.2, 2.7)
     for i, title in enumerate(COURSE):
         x, y = 0.6 + 1.2 * (i % 6), 2.26 - 0.91 * (i // 6)
         colour = SURPRISE if i == here else MEMORY if i in ready else GRID
