@@ -161,11 +161,12 @@ def coefficient_table(alpha: Tensor, eta: Tensor, keep_n: bool = False) -> tuple
         if t:
             torch.addcmul(own[t - 1], n, carry[t - 1], out=n)
             torch.addcmul(n, keep[t - 1], G, out=G)
-        table[t] = round_coefficients(G, alpha.dtype)
+        table[t] = G
         if keep_n:
-            all_n[t] = round_coefficients(n, alpha.dtype)
-    table[-1] = round_coefficients(n, alpha.dtype)
-    return tuple(None if x is None else x.unflatten(1, lead).movedim(0, -2) for x in (table, all_n))
+            all_n[t] = n
+    table[-1] = n
+    tables = [None if x is None else round_coefficients(x, alpha.dtype) for x in (table, all_n)]
+    return tuple(None if x is None else x.unflatten(1, lead).movedim(0, -2) for x in tables)
 
 
 def coefficient_table_backward(
