@@ -19,7 +19,7 @@ needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def make(*arguments, **environment):
-    env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")} | environment
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "ARGS"))} | environment
     return subprocess.run(["make", *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
