@@ -25,7 +25,7 @@ help:
 	@echo
 	@echo "  make lab        open the course in JupyterLab, at notebook 00         PORT=$(PORT)"
 	@echo "  make test       run every test: library, notebooks, browser         ARGS='-k gates'"
-	@echo "  make test-fast  the library's own tests, without the slow ones: two minutes"
+	@echo "  make test-fast  the library's own tests, without the slow ones"
 	@echo "  make test-long  every test, the slow ones too; today the same as make test"
 	@echo "  make notebooks  run the notebooks again and rewrite their outputs   ONLY=01"
 	@echo "  make results    train again what notebook 12 shows; only what is missing  ARGS='--only needle --fresh'"
