@@ -26,7 +26,7 @@ help:
 	@echo "  make lab        open the course in JupyterLab, at notebook 00         PORT=$(PORT)"
 	@echo "  make test       run every test: library, notebooks, browser         ARGS='-k gates'"
 	@echo "  make test-fast  the library's own tests, without the slow ones"
-	@echo "  make test-long  every test, the slow ones too; today the same as make test"
+	@echo "  make test-long  every test, also those that take minutes: runs killed many times, other versions"
 	@echo "  make notebooks  run the notebooks again and rewrite their outputs   ONLY=01"
 	@echo "  make results    train again what notebook 12 shows; only what is missing  ARGS='--only needle --fresh'"
 	@echo "  make stamp      write the address that Colab installs from into the notebooks  REPOSITORY=https://…"
@@ -39,9 +39,13 @@ help:
 lab: $(NOTEBOOKS)
 	@$(BIN)/python tools/lab.py --port $(PORT) $(ARGS)
 
-test test-long: $(TESTS)
+test: $(TESTS)
 	@$(BIN)/python tools/browser.py --install
 	TITANS_FAST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-long: $(TESTS)
+	@$(BIN)/python tools/browser.py --install
+	TITANS_FAST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "" $(ARGS)
 
 test-fast: $(TESTS)
 	TITANS_FAST=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(FAST) $(ARGS)

@@ -48,16 +48,19 @@ def problem(depth, residual=True, norm=True, layers=None, T=5, B=1, H=1, D=2, po
 @pytest.mark.parametrize(
     ("depth", "kind", "options"),
     [
-        (1, {"residual": False, "norm": False, "T": 6, "D": 3, "position": 1}, {"chunk_size": 4}),
-        (1, {"residual": True, "norm": False, "T": 6, "D": 3}, {"chunk_size": 4, "anchor": "token"}),
+        (1, {"residual": False, "norm": False, "position": 1}, {"chunk_size": 2}),
+        (1, {"residual": True, "norm": False}, {"chunk_size": 2, "anchor": "token"}),
         (2, {"position": 2}, {"chunk_size": 3, "read": "before"}),
-        (2, {"norm": False, "layers": 2, "T": 6}, {"chunk_size": 2}),
-        (3, {"residual": False, "T": 4, "layers": 3}, {"chunk_size": 3}),
+        (2, {"norm": False, "layers": 2}, {"chunk_size": 2}),
+        (3, {"residual": False, "layers": 3}, {"chunk_size": 2}),
     ],
 )
 def test_gradcheck(depth, kind, options, backend):
-    """Of q, k, v, gates, initial weights, momentum, anchor and norm, through outputs and the final state."""
-    run, leaves = problem(depth, **kind)
+    """Of q, k, v, gates, initial weights, momentum, anchor and norm, through outputs and the final state.
+
+    Three tokens of width 2 cross the end of a chunk, and that is all the derivatives can get wrong.
+    """
+    run, leaves = problem(depth, **kind, T=3)
     assert torch.autograd.gradcheck(lambda *z: run(*z, backend=backend, **options), leaves, atol=1e-6, rtol=1e-4)
 
 
