@@ -227,7 +227,8 @@ def test_a_broken_layer_fails_by_name(layer, names, dtype):
 def test_a_past_in_self_is_not_deterministic():
     with pytest.raises(SequenceLayerError) as error:
         check_sequence_layer(Remembers)
-    assert "determinism" in error.value.names  # and whatever else compares two calls
+    assert error.value.names[0] == "determinism"  # and then whatever else compares two calls
+    assert "\nStart with the first: the others may follow from it.\n" in str(error.value)
 
 
 def test_every_check_can_fail():
@@ -235,8 +236,36 @@ def test_every_check_can_fail():
 
 
 def test_a_time_first_layer_is_found():
-    with pytest.raises(SequenceLayerError, match="causality"):
+    with pytest.raises(SequenceLayerError, match=r"- batch .*time before batch \(nn.GRU without batch_first"):
         check_sequence_layer(lambda: nn.GRU(8, 8))
+
+
+class ReturnsItsWeights(nn.Module):
+    """Attention that returns y and its weights, as PyTorch's does: the weights are no state."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)
+
+
+def test_a_second_output_that_is_no_state_is_named_and_the_report_stays_short():
+    with pytest.raises(SequenceLayerError, match="attention weights: return y alone") as error:
+        check_sequence_layer(ReturnsItsWeights)
+    skipped = [line for line in str(error.value).splitlines() if line.startswith("skipped: ")]
+    assert skipped == [f"skipped: {', '.join(list(CHECKS)[1:])}, because the layer cannot be called"]
+
+
+class Forgets(Fading):
+    def forward(self, x, state=None):
+        return super().forward(x, None)
+
+
+def test_a_layer_that_ignores_its_state_is_told_so():
+    with pytest.raises(SequenceLayerError, match="23 calls of 1 token .*the layer ignores the state"):
+        check_sequence_layer(Forgets)
 
 
 # -- errors, reports, options ------------------------------------------------------------------------------------------
@@ -250,7 +279,7 @@ def test_an_error_says_got_expected_and_cause_and_travels_between_processes():
         assert isinstance(one, AssertionError) and one.names == ("snapshot",) and len(one.failures) == 1
         for part in ("ReturnsAParameter fails snapshot", "got another state['start']", "expected", "Likely cause: the"):
             assert part in str(one)
-        assert "passed: interface, causality" in str(one)
+        assert "passed: interface, determinism" in str(one) and "Start with the first" not in str(one)
 
 
 def test_an_error_inside_the_layer_is_its_cause():
@@ -263,7 +292,7 @@ def test_a_report_reads_well():
     report = check_sequence_layer(lambda: nn.Linear(8, 8), skip={"copies": "it is slow"})
     assert repr(report).splitlines() == [
         "Linear in float64",
-        "passed: interface, causality, batch, inputs, past stays clean, gradients, determinism",
+        "passed: interface, determinism, causality, batch, inputs, past stays clean, gradients",
         "skipped: copies, because it is slow",
         "skipped: split, because the layer returns no state to carry",
         "skipped: snapshot, because the layer returns no state to keep",

@@ -73,7 +73,8 @@ class SequenceLayerError(AssertionError):
         self.failures, self.report = tuple(failures), report
         self.names = tuple(dict.fromkeys(failure.check for failure in failures))
         lines = "\n".join(f"- {failure}" for failure in failures)
-        super().__init__(f"{report.layer} fails {', '.join(self.names)}:\n{lines}\n{report.summary}")
+        advice = "" if len(failures) < 2 else "\nStart with the first: the others may follow from it."
+        super().__init__(f"{report.layer} fails {', '.join(self.names)}:\n{lines}{advice}\n{report.summary}")
 
     def __reduce__(self) -> tuple[Any, ...]:  # pytest-xdist pickles errors
         return type(self), (self.failures, self.report)
@@ -101,7 +102,9 @@ class SequenceLayerReport:
     def summary(self) -> str:
         """Return the lines on passed and skipped checks, and the notes."""
         lines = [f"passed: {', '.join(self.passed) or 'none'}"]
-        lines += [f"skipped: {name}, because {reason}" for name, reason in self.skipped.items()]
+        for reason in dict.fromkeys(self.skipped.values()):  # checks that share a reason share a line
+            names = ", ".join(name for name, why in self.skipped.items() if why == reason)
+            lines.append(f"skipped: {names}, because {reason}")
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
     def __repr__(self) -> str:
@@ -330,13 +333,17 @@ def split(s: _Bench) -> None:
     for share in (0.15, 0.3, 0.5, 0.7):
         cuts = [t for t in range(1, total) if torch.rand((), generator=g) < share]
         splits.append([b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)])
-    cause = "a part of the past is not in the state: a position, a cache of the convolution, a chunk that had begun"
+    cause = (
+        "the layer ignores the state that it is given, or a part of the past is not in it: a position, a cache of the "
+        "convolution, a chunk that had begun"
+    )
     for lengths in splits:
         parts, state = [], None
         for piece in x.split(lengths, 1):
             y, state = s.call(layer, piece, state)
             parts.append(y)
-        s.expect_equal(torch.cat(parts, 1), whole, f"outputs of calls of {lengths} tokens and of one call", cause)
+        calls = f"{total} calls of 1 token" if lengths == [1] * total else f"calls of {lengths} tokens"
+        s.expect_equal(torch.cat(parts, 1), whole, f"outputs of {calls} and of one call", cause)
     half = total // 2
     start = s.call_empty(layer, x)
     if start is None:
@@ -363,7 +370,8 @@ def batch(s: _Bench) -> None:
         s.stream(layer, changed)[1:],
         y[1:],
         "outputs of a sequence beside one and beside another",
-        "a memory or a statistic is shared by the batch, or a reshape mixes it with another axis",
+        "a memory or a statistic is shared by the batch, a reshape mixes it with another axis, or the layer reads time "
+        "before batch (nn.GRU without batch_first=True)",
     )
     s.expect_equal(
         s.stream(layer, x.roll(1, 0)),
@@ -565,7 +573,8 @@ def _name(check: Callable[[_Bench], None]) -> str:
     return check.__name__.replace("_", " ")
 
 
-_ORDER = (interface, causality, split, batch, inputs, snapshot, past_stays_clean, copies, gradients, determinism)
+# determinism early: all that follow compare calls, so a layer that fails it fails some of them too
+_ORDER = (interface, determinism, causality, split, batch, inputs, snapshot, past_stays_clean, copies, gradients)
 CHECKS: dict[str, Callable[[_Bench], None]] = {_name(check): check for check in _ORDER}
 
 
@@ -591,7 +600,13 @@ def check_sequence_layer(
     perturbation: float = 0.1,
     seed: int = 0,
 ) -> SequenceLayerReport:
-    """Check a sequence layer: causality, splits, batches, inputs, snapshots, NaN, copies, gradients, determinism.
+    """Check a sequence layer: determinism, causality, splits, batches, inputs, snapshots, NaN, copies, gradients.
+
+    The layer reads x (B, T, dim), batch first, and returns y (B, T, …), or y and a state; `layer(more, state)` then
+    goes on where the first call stopped. A second output of another kind, such as attention weights, is no state:
+    return y alone. For example:
+
+        print(check_sequence_layer(lambda: nn.GRU(8, 8, batch_first=True), dim=8))
 
     Every check starts from a fresh layer in eval mode whose parameters are moved a little at random, so that nothing
     hides behind a gate or a projection that starts at 0. Keep sizes tiny, and `tokens` longer than the layer's chunk or
@@ -607,7 +622,7 @@ def check_sequence_layer(
         tolerance: largest difference that counts as equal, relative to the largest expected entry; default 1e-10 in
             float64, 1e-4 in float32, 2e-2 in float16 and 0.1 in bfloat16 (`TOLERANCES`).
         no_gradient: names of parameters that need no gradient, with * as wildcard. Say why beside it.
-        skip: name of a check → the reason to leave it out, which the report repeats.
+        skip: name of a check, as the report spells it → the reason to leave it out, which the report repeats.
         perturbation: standard deviation of the random numbers added to the parameters.
         seed: of layers and inputs.
 
@@ -665,7 +680,10 @@ def _short(dtype: torch.dtype) -> str:
 def _cause_of_error(check: str) -> str:
     """Return the likely cause if the layer raises in a check."""
     if check == "interface":
-        return "dim= or vocab_size= does not fit the layer, or forward is not forward(x, state=None)"
+        return (
+            "dim= or vocab_size= does not fit the layer, forward is not forward(x, state=None), or a second output is "
+            "no state, such as attention weights: return y alone"
+        )
     return "the layer does not expect such a call; the first error in the traceback above says where"
 
 

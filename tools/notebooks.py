@@ -48,24 +48,55 @@ WIDGET_TAG = "widget"  # `tidy` gives it to the cells that show one
 CELL_METADATA = ("tags", "jupyter")  # what survives: tags and hidden sources; timings, folding and trust do not
 
 # The first code cell of every notebook, before `make stamp` writes an address into it. `new` puts it where a draft has
-# a code cell that starts with `# bootstrap`.
-BOOTSTRAP = """\
-# bootstrap: find titans_mini, or install it; no later cell needs the network
+# a code cell that starts with `# bootstrap`. It looks in one place after the other: installed, the folder around the
+# notebook, TITANS_REPOSITORY, the repository that Colab opened the notebook from, REPOSITORY, an archive beside it.
+BOOTSTRAP = r'''# bootstrap: find titans_mini, or install it; no later cell needs the network
 import importlib.util
+import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
+from urllib.request import urlopen
 
 REPOSITORY = ""  # the https address of the git repository that this notebook came from
 
+
+def opened_from():
+    """Return the GitHub repository that Colab opened this notebook from, or ""."""
+    if "google.colab" not in sys.modules:
+        return ""
+    try:
+        record = f"http://{os.environ['COLAB_JUPYTER_IP']}:9000/api/sessions"
+        [session] = json.load(urlopen(record, timeout=2))
+        name = r"(\w[\w.-]*)"
+        page = rf"fileId=https://github\.com/{name}/{name}/blob/{name}/.*"
+        found = re.fullmatch(page, unquote(session["path"]), re.ASCII)
+        return f"https://github.com/{found[1]}/{found[2]}@{found[3]}"
+    except Exception:  # Colab promises no such record; without it the next place is tried
+        return ""
+
+
 package = importlib.util.find_spec("titans_mini")
 if package is None or package.origin is None:  # not installed
-    if Path("../titans_mini/__init__.py").is_file():  # the course's folder lies around this notebook: use it in place
+    if Path("../titans_mini/__init__.py").is_file():  # the course lies around this notebook
         sys.path.insert(0, str(Path("..").resolve()))
     else:  # this notebook came alone, as on Colab: install the library from where it came
-        assert REPOSITORY, "titans_mini is not here: please fill in REPOSITORY above and run this cell again."
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", f"git+{REPOSITORY}"], check=True)
-        importlib.invalidate_caches()"""
+        given = os.environ.get("TITANS_REPOSITORY")  # who sets it wants no other address
+        addresses = [given] if given else [opened_from(), REPOSITORY]
+        sources = [f"git+{address}" for address in addresses if address]
+        sources += [str(p) for p in Path().glob("titans?mini*") if p.suffix in (".zip", ".gz")]
+        for source in sources:
+            print(f"installing titans_mini from {source}")
+            if subprocess.call([sys.executable, "-m", "pip", "install", "-q", source]) == 0:
+                importlib.invalidate_caches()
+                break
+        else:  # no place was known, or pip could install from none
+            raise ModuleNotFoundError(
+                "titans_mini is not here: please fill in REPOSITORY above and run this cell again."
+            )'''
 STAMPED = re.compile(r'^REPOSITORY = "(?P<address>[^"\\]*)"', flags=re.M)
 # A host and a path, perhaps with @branch behind: no password, no query, no page that shows a file of a repository.
 ADDRESS = re.compile(r"https://[\w-]+(\.[\w-]+)+(:\d+)?(/(?!blob/|tree/)[\w.~-]+)+(@[\w./-]+)?")
@@ -206,7 +237,9 @@ def stamped_address(folder: Path = NOTEBOOKS) -> str:
 
 
 def stamp(address: str, folder: Path = NOTEBOOKS) -> list[Path]:
-    """Write an address into the bootstrap cell of every notebook in a folder, and nothing else; returns what changed.
+    """Write the bootstrap cell, with an address in it, into every notebook in a folder; returns what changed.
+
+    Nothing else changes. A cell of an older edition of the course, which also starts with `# bootstrap`, is renewed.
 
     Args:
         address: the https address of the git repository that readers open the notebooks from; "" clears it.
@@ -218,7 +251,8 @@ def stamp(address: str, folder: Path = NOTEBOOKS) -> list[Path]:
     source, changed = bootstrap(address), []
     for path in find(folder=folder):
         nb = read(path)
-        cell = bootstrap_cell(nb)
+        codes = (cell for cell in nb.cells if cell.cell_type == "code")
+        cell = next((cell for cell in codes if cell.source.startswith("# bootstrap")), None)
         if cell and cell.source != source:
             cell.source = source
             write(nb, path)

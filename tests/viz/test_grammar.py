@@ -196,3 +196,17 @@ def test_a_strip_has_equal_limits():
     assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in axes}) == 1
     with pytest.raises(ValueError, match="got 3 axes for 2 frames"):
         grammar.strip(axes, frames[:2], grammar.bowl)
+
+
+@pytest.mark.parametrize(
+    "draw, words",
+    [
+        (lambda ax: grammar.box(ax, 1, 1, 1, 1, "learn", "M"), "got colour='learn', .* a role: learns, trained"),
+        (lambda ax: grammar.arrow(ax, (0, 0), (1, 1), "state"), "got colour='state', .*kind= one of plain, state"),
+        (lambda ax: grammar.arrow(ax, (0, 0), (1, 1), kind="back"), "got kind='back', expected one of plain"),
+        (lambda ax: grammar.stamp(ax, [[1.0]], [1.0], 1, 1), r"rows of shape \(1, 1\) and columns of shape \(1,\)"),
+    ],
+)
+def test_a_mistyped_word_is_named(draw, words):
+    with pytest.raises(ValueError, match=words):
+        drawn(draw)

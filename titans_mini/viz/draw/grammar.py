@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import is_color_like, to_rgb
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from matplotlib.patheffects import withStroke
 
@@ -70,6 +70,12 @@ def canvas(ax, width: float, height: float) -> None:
     ax.set(xlim=(0, width), ylim=(0, height), aspect="equal")
 
 
+def _check_colour(colour, otherwise: str) -> None:
+    """Raise unless this is a colour: a mistyped role or kind would end deep inside matplotlib."""
+    if not is_color_like(colour):
+        raise ValueError(f"got colour={colour!r}, expected a colour of the palette, or {otherwise}")
+
+
 def box(ax, x: float, y: float, width: float, height: float, colour: str, title: str, text: str = "", **options):
     """Draw a rounded box about (x, y) in inches, a bold title above a second line of text.
 
@@ -88,6 +94,7 @@ def box(ax, x: float, y: float, width: float, height: float, colour: str, title:
         FancyBboxPatch: the outline.
     """
     colour, shape = ROLES.get(colour, (colour, {}))
+    _check_colour(colour, f"a role: {', '.join(ROLES)}")
     style = {"facecolor": tint(colour), "edgecolor": colour, "linewidth": 1.4}
     style = style | {"boxstyle": "round,pad=0,rounding_size=0.07"} | shape | options
     patch = ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, **style))
@@ -110,14 +117,17 @@ def arrow(
         end: (x, y) of the head.
         colour: a colour of the palette instead of the kind's.
         kind: "plain", "state" (solid and strong) or "gradient" (dashed).
-        bend: height of the arc as a share of the length; positive bends to the right of the direction.
-        label: a few words on the middle of the arrow.
+        bend: height of the arc as a share of the length; positive bends to the right as you walk from start to end,
+            so an arrow that points left bends up.
+        label: a few words on the middle of the arrow, which they cover: leave 0.3 inches of arrow on both sides.
 
     Returns:
         Annotation: the arrow.
     """
     if kind not in KINDS:
         raise ValueError(f"got kind={kind!r}, expected one of {', '.join(KINDS)}")
+    if colour is not None:
+        _check_colour(colour, f"kind= one of {', '.join(KINDS)}")
     colour = page_mark(ax, colour or KINDS[kind][0])
     style = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.4, "shrinkA": 0} | KINDS[kind][1]
     if bend:
@@ -214,6 +224,8 @@ def stamp(
         Stamp: a handle with `.update(rows, columns)`.
     """
     rows, columns = as_array(rows), as_array(columns)
+    if rows.ndim != 1 or columns.ndim != 1:
+        raise ValueError(f"got rows of shape {rows.shape} and columns of shape {columns.shape}, expected (D,) and (E,)")
     ink, (w, h) = np.outer(rows, columns), cell
     if limit is None:
         limit = SOFT * signed_norm(np.concatenate([rows, columns, ink.ravel()])).vmax
