@@ -1,7 +1,9 @@
 """The battery for sequence layers: ours and others pass it, and each kind of broken layer fails by name."""
 
 import pickle
+from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -94,6 +96,18 @@ def test_a_state_may_be_a_dictionary():
     assert check_sequence_layer(Fading, dtype=BOTH).passed == tuple(CHECKS)
 
 
+class RepeatsItsAnswer(Fading):
+    """Sound, though its output is one tensor seen many times."""
+
+    def forward(self, x, state=None):
+        y, state = super().forward(x, state)
+        return y[..., :1].expand(-1, -1, 8), state
+
+
+def test_an_expanded_output_is_sound():
+    assert "snapshot" in check_sequence_layer(RepeatsItsAnswer).passed
+
+
 # -- layers that are broken --------------------------------------------------------------------------------------------
 
 
@@ -136,6 +150,45 @@ class ReturnsAParameter(Fading):
 class ReturnsItsInput(Fading):
     def keep(self, x):
         return x[:, -1]
+
+
+class ReturnsItsOutput(Fading):
+    def forward(self, x, state=None):
+        y, state = super().forward(x, state)
+        return y, {**state, "answer": y[:, -1:]}
+
+
+class ChangesItsInputInEvalMode(Fading):
+    def forward(self, x, state=None):
+        y = super().forward(x, state)
+        return y if self.training else (y[0] + 0 * x.detach().mul_(2), y[1])
+
+
+class Slotted:
+    """A state that is neither a container nor a dataclass."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts):
+        self.parts = parts
+
+
+class ChangesADeque(Fading):
+    wrap = staticmethod(deque)
+
+    def forward(self, x, state=None):
+        state = self.wrap([np.zeros(())]) if state is None else state
+        parts = getattr(state, "parts", state)
+        y, inner = super().forward(x, parts[1] if len(parts) > 1 else None)
+        parts[0] += x.shape[1]
+        if len(parts) == 1:
+            parts.append(inner)
+        parts[1] = inner
+        return y, state
+
+
+class ChangesSlots(ChangesADeque):
+    wrap = Slotted
 
 
 class HasADeadParameter(Fading):
@@ -206,6 +259,10 @@ BROKEN = {
     ChangesItsState: {"inputs", "snapshot"},
     ReturnsAParameter: {"snapshot"},
     ReturnsItsInput: {"snapshot"},
+    ReturnsItsOutput: {"snapshot"},
+    ChangesItsInputInEvalMode: {"inputs"},
+    ChangesADeque: {"inputs", "snapshot"},
+    ChangesSlots: {"inputs", "snapshot"},
     HasADeadParameter: {"gradients"},
     ForgetsItsPosition: {"split"},
     StartsAfreshAfterNothing: {"split"},
@@ -227,8 +284,20 @@ def test_a_broken_layer_fails_by_name(layer, names, dtype):
 def test_a_past_in_self_is_not_deterministic():
     with pytest.raises(SequenceLayerError) as error:
         check_sequence_layer(Remembers)
-    assert error.value.names[0] == "determinism"  # and then whatever else compares two calls
-    assert "\nStart with the first: the others may follow from it.\n" in str(error.value)
+    assert error.value.names == ("determinism",)
+    assert error.value.report.skipped["split"] == "two equal calls differ already, see determinism"
+
+
+class DropsOut(Fading):
+    def forward(self, x, state=None):
+        y, state = super().forward(x, state)
+        return nn.functional.dropout(y, 0.1), state
+
+
+def test_dropout_in_eval_mode_is_called_by_its_name():
+    with pytest.raises(SequenceLayerError) as error:
+        check_sequence_layer(DropsOut)
+    assert error.value.names == ("determinism",)  # and not a mask, or a state, that would be off
 
 
 def test_every_check_can_fail():

@@ -358,6 +358,28 @@ def test_the_past_stays_clean(backend, anchor, read, which, bad):
             assert not w_bad[0, 1].isfinite().all()
 
 
+@pytest.mark.parametrize("which", ["k", "v"])
+@pytest.mark.parametrize("anchor", ["chunk", "token"])
+@pytest.mark.parametrize("read", ["after", "before"])
+def test_a_loss_on_a_clean_past_has_clean_gradients(read, anchor, which):
+    net = matrix() if anchor == "token" else network(depth=2)
+    options = {"net": net, "chunk_size": 6, "anchor": anchor, "read": read, "backend": "chunked"}
+
+    def gradients(value=None):
+        x, state = [z.clone().requires_grad_() for z in inputs(T=20)], start(net)
+        given = list(x)
+        if value is not None:
+            spoiled = torch.zeros_like(x[0], dtype=torch.bool)
+            spoiled[0, 1, 7, 3] = True
+            given["qkv".index(which)] = given["qkv".index(which)].masked_fill(spoiled, value)
+        y, _ = neural_memory(*given, state, **options)
+        return torch.autograd.grad(y[:, :, :7].square().sum(), [*x, *net.parameters()])
+
+    for value in (float("nan"), float("inf")):
+        for got, expected in zip(gradients(value), gradients(), strict=True):
+            assert difference(got, expected) < 1e-12
+
+
 def test_a_spoiled_memory_stays_spoiled_in_any_split():
     net, x = network(depth=2), inputs(T=20)
     x[1][0, 1, 7, 3] = float("nan")

@@ -56,6 +56,10 @@ def reshape_one(weights):
     weights["model.norm.weight"] = torch.zeros(15)
 
 
+def round_one(weights):
+    weights["model.norm.weight"] = weights["model.norm.weight"].to(torch.int32)
+
+
 def untie(weights):
     weights["model.head.weight"] = weights["model.embedding.weight"] + 1
 
@@ -65,6 +69,7 @@ CHANGES = [
     (lose_the_table, r"model\.safetensors: got .*embedding\.weight is missing"),
     (add_one, r"model\.safetensors: got 1 tensor.*blocks\.7\.norm\.weight is unknown"),
     (reshape_one, r"model\.safetensors: got 1 tensor.*norm\.weight has shape \(15,\) instead of \(16,\)"),
+    (round_one, r"model\.safetensors: got 1 tensor.*norm\.weight has torch\.int32 instead of floating point"),
     (untie, r"model\.safetensors: got 1 tensor.*head\.weight differs from embedding\.weight"),
 ]
 
@@ -126,6 +131,8 @@ def test_a_missing_file_is_named(file, folder):
         ("config.json", b'{"config": 3}'),
         ("config.json", b'{"config": {"colour": 3}}'),
         ("config.json", b'{"config": {"dim": -3}}'),
+        ("config.json", b'{"config": {"vocab_size": 1000000000000000}}'),
+        ("config.json", b"[" * 100_000),
         ("model.safetensors", b""),
         ("model.safetensors", b"not weights"),
     ],

@@ -275,6 +275,18 @@ def test_a_seed_repeats_and_a_state_goes_on():
         m.generate(prompt[:, :0], 3)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_text_begun_in_inference_mode_goes_on_in_training(variant):
+    m, tokens = model(variant), text()
+    expected, _ = m(tokens)
+    for first in (0, 5, 16):
+        with torch.inference_mode():
+            _, state = m(tokens[:, :first])
+        logits, _ = m(tokens[:, first:], state)
+        assert (logits - expected[:, first:]).abs().max() < 1e-10
+        logits.square().mean().backward()
+
+
 def test_sampling_by_hand():
     logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]]).expand(4000, -1)
     g = torch.Generator().manual_seed(0)
@@ -284,7 +296,11 @@ def test_sampling_by_hand():
     drawn = torch.bincount(sample(logits, temperature=2.0, generator=g), minlength=4) / 4000
     torch.testing.assert_close(drawn, (logits[0] / 2).softmax(-1), rtol=0, atol=0.03)
     assert (sample(logits, temperature=0) == 3).all()
-    for wrong in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}):
+    nan = float("nan")
+    for wrong in (
+        *({"temperature": -1}, {"temperature": nan}, {"top_k": 0}, {"top_k": 2.5}, {"top_k": True}),
+        *({"top_p": 0}, {"top_p": 1.1}, {"top_p": nan}),
+    ):
         with pytest.raises(ValueError, match="sampling: got"):
             sample(logits, **wrong)
 

@@ -230,7 +230,14 @@ def _copy_to_host(device: torch.device, gates: dict[str, Tensor]) -> None:
     _pending.setdefault(device, deque()).append(_Pending(tuple(gates), host, arrived))
 
 
-# -- the input of a layer ----------------------------------------------------------------------------------------------
+# -- the options and the input of a layer ------------------------------------------------------------------------------
+
+
+def check_switches(switches: dict[str, object]) -> None:
+    """Raise if an option that is on or off is anything but True or False."""
+    for name, x in switches.items():
+        if not isinstance(x, bool):
+            raise ValueError(f"{name}: got {x!r}, expected True or False: a text such as 'False' would count as true")
 
 
 def check_sequence(layer: nn.Module, x: Tensor, state: NeuralMemoryState | None) -> None:

@@ -14,7 +14,7 @@ from titans_mini.memory.checks import HALF, check_channels, check_options, check
 from titans_mini.memory.network import MemoryNet
 from titans_mini.memory.recurrence import recurrence
 from titans_mini.memory.state import MemoryState
-from titans_mini.memory.torch_modes import no_autocast, not_compiled
+from titans_mini.memory.torch_modes import leave_inference_mode, no_autocast, not_compiled
 
 
 @not_compiled
@@ -89,15 +89,15 @@ def neural_memory(
     grouping = () if run is recurrence else (group_size,)
     # inference mode off: the memory differentiates while it reads
     with torch.inference_mode(False), torch.set_grad_enabled(outer), no_autocast(v.device):
-        inputs = [_leave_inference_mode(x if takes_half else x.to(dtype)) for x in (q, k, v)]
-        inputs += [_leave_inference_mode(x.to(dtype)) for x in gates]
-        state = state.map(_leave_inference_mode)
+        inputs = [leave_inference_mode(x if takes_half else x.to(dtype)) for x in (q, k, v)]
+        inputs += [leave_inference_mode(x.to(dtype)) for x in gates]
+        state = state.map(leave_inference_mode)
         spoiled = None if run is recurrence else find_spoiled(*inputs[1:3])
         if spoiled is not None:  # products mask the future by factors of 0, and 0 · NaN is NaN
             inputs[1:3] = (x.masked_fill(spoiled.starts, 0) for x in inputs[1:3])
         y, state = run(*inputs, state, net, chunk_size, anchor, read, *grouping)
         if spoiled is not None:
-            y, state = spoil(y, state, spoiled.factor, read)
+            y, state = spoil(y, state, spoiled.since, read)
         return y.to(v.dtype), state
 
 
@@ -106,11 +106,11 @@ class Spoiled(NamedTuple):
 
     Attributes:
         starts: (B, H, T, 1) booleans, True at such a token.
-        factor: (B, H, T, 1), 1 before the first such token of a sequence and head, NaN from it on.
+        since: (B, H, T, 1) booleans, True from the first such token of a sequence and head on.
     """
 
     starts: Tensor
-    factor: Tensor
+    since: Tensor
 
 
 def find_spoiled(k: Tensor, v: Tensor) -> Spoiled | None:
@@ -123,20 +123,17 @@ def find_spoiled(k: Tensor, v: Tensor) -> Spoiled | None:
     if not k.is_cuda and math.isfinite((k.detach().sum() + v.detach().sum()).item()):
         return None
     starts = ~(k.isfinite() & v.isfinite()).all(-1, keepdim=True)
-    factor = torch.where(starts.cumsum(2) > 0, math.nan, 1.0)
-    return Spoiled(starts, factor)
+    return Spoiled(starts, starts.cumsum(2) > 0)
 
 
-def spoil(y: Tensor, state: MemoryState, factor: Tensor, read: str) -> tuple[Tensor, MemoryState]:
-    """Turn answers and states from the first key or value on that is not finite into NaN."""
-    after = [torch.ones_like(factor[:, :, :1]), *factor.split(1, 2)]  # of M_0 … M_T, (B, H, 1, 1) each
+def spoil(y: Tensor, state: MemoryState, since: Tensor, read: str) -> tuple[Tensor, MemoryState]:
+    """Turn answers and states from the first key or value on that is not finite into NaN.
+
+    They are filled, not multiplied: a loss on the answers before has gradients of 0 there, and 0 · NaN is NaN.
+    """
+    after = [torch.zeros_like(since[:, :, :1]), *since.split(1, 2)]  # of M_0 … M_T, (B, H, 1, 1) each
     answers = torch.cat(after[1:] if read == "after" else after[:-1], 2)
     begun = max(0, len(after) - 1 - state.position)  # tokens before the present chunk
     parts = {"weights": after[-1], "momentum": after[-1], "anchor": after[begun]}
-    spoiled = {name: tuple(w * x.to(w.dtype) for w in getattr(state, name)) for name, x in parts.items()}
-    return y * answers.to(y.dtype), MemoryState(**spoiled, position=state.position)
-
-
-def _leave_inference_mode(x: Tensor) -> Tensor:
-    """Copy a tensor created in inference mode, which autograd refuses."""
-    return x.clone() if x.is_inference() else x
+    spoiled = {name: tuple(w.masked_fill(x, math.nan) for w in getattr(state, name)) for name, x in parts.items()}
+    return y.masked_fill(answers, math.nan), MemoryState(**spoiled, position=state.position)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans_mini.memory.checks import check_options, check_sequence
+from titans_mini.memory.checks import check_options, check_sequence, check_switches
 from titans_mini.memory.functional import neural_memory
 from titans_mini.memory.gates import half_life_bias, log_spaced_half_lives
-from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.network import MemoryNet, is_count, is_number
 from titans_mini.memory.state import NeuralMemoryState
 from titans_mini.memory.torch_modes import no_autocast
 
@@ -138,12 +138,20 @@ class NeuralMemory(nn.Module):
     ) -> None:
         """Build the layer; see the class for the arguments."""
         super().__init__()
-        if dim < 1 or heads < 1 or conv_size < 1 or (head_dim is None and dim % heads):
+        sizes = (dim, heads, conv_size) if head_dim is None else (dim, heads, conv_size, head_dim)
+        if not all(map(is_count, sizes)) or (head_dim is None and dim % heads):
             raise ValueError(
-                f"NeuralMemory: got dim={dim}, heads={heads}, conv_size={conv_size}, expected all ≥ 1 "
-                "and dim a multiple of heads (or head_dim given)"
+                f"NeuralMemory: got dim={dim!r}, heads={heads!r}, conv_size={conv_size!r}, head_dim={head_dim!r}, "
+                "expected all ≥ 1 and whole, and dim a multiple of heads (or head_dim given)"
             )
-        self.dim, self.heads, self.head_dim = dim, heads, head_dim or dim // heads
+        check_switches({"layer_gates": layer_gates, "momentum": momentum, "forgetting": forgetting})
+        if not (isinstance(half_life, tuple | list) and len(half_life) == 2 and all(map(is_number, half_life))):
+            raise ValueError(f"half_life: got {half_life!r}, expected two numbers of tokens: first and last head")
+        if not (is_number(eta) and all(x is None or is_number(x) for x in (theta, max_theta))):
+            raise ValueError(
+                f"NeuralMemory: got eta={eta!r}, theta={theta!r}, max_theta={max_theta!r}, expected numbers: a text?"
+            )
+        self.dim, self.heads, self.head_dim = dim, heads, dim // heads if head_dim is None else head_dim
         if forget not in ("scalar", "channel"):
             raise ValueError(f"forget: got {forget!r}, expected 'scalar' or 'channel' (one α for each channel)")
         eps = 0.1 / self.head_dim if eps is None else eps

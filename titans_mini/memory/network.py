@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -18,6 +19,16 @@ from titans_mini.memory.derivatives import ACTIVATIONS, layer_norm_vjp
 from titans_mini.memory.state import MemoryState
 
 Weights = tuple[Tensor, ...]
+
+
+def is_count(x: object) -> bool:
+    """Return whether x is an integer ≥ 1, of Python or numpy; True is not."""
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool) and x >= 1
+
+
+def is_number(x: object) -> bool:
+    """Return whether x is a finite number, of Python or numpy; True is not."""
+    return isinstance(x, numbers.Real) and not isinstance(x, bool) and -math.inf < x < math.inf
 
 
 class MemoryNet(nn.Module):
@@ -37,7 +48,7 @@ class MemoryNet(nn.Module):
         eps: inside the norm's square root.
 
     Raises:
-        ValueError: if a size is not positive or the activation is unknown.
+        ValueError: if a size is not positive, the activation unknown, or another option no switch or number.
 
     Built in: notebooks/05 · Paper: section 3.1
     """
@@ -54,17 +65,24 @@ class MemoryNet(nn.Module):
     ) -> None:
         """Describe the network; see the class for the arguments."""
         super().__init__()
-        if dim < 1 or depth < 1 or not 0 < expansion < math.inf:
+        if not (is_count(dim) and is_count(depth) and is_number(expansion) and expansion > 0):
             raise ValueError(
-                f"MemoryNet: got dim={dim}, depth={depth}, expansion={expansion}, expected all positive "
-                "(depth=1 is a matrix)"
+                f"MemoryNet: got dim={dim!r}, depth={depth!r}, expansion={expansion!r}, expected all positive, dim and "
+                "depth integers (depth=1 is a matrix)"
             )
+        for name, x in (("residual", residual), ("norm", norm)):
+            if not isinstance(x, bool):
+                raise ValueError(
+                    f"MemoryNet: got {name}={x!r}, expected True or False: a text such as 'False' would count as true"
+                )
+        if not (is_number(eps) and eps >= 0):
+            raise ValueError(f"MemoryNet: got eps={eps!r}, expected a number ≥ 0: the root of less is NaN")
         if depth > 1 and round(expansion * dim) < 1:
             raise ValueError(
                 f"MemoryNet: got expansion={expansion} of dim={dim}, expected hidden layers of at least one unit: "
                 f"{expansion * dim:g} rounds to none"
             )
-        if activation not in ACTIVATIONS:
+        if activation not in list(ACTIVATIONS):  # a list, for values without a hash
             raise ValueError(f"MemoryNet: got activation={activation!r}, expected one of {sorted(ACTIVATIONS)}")
         self.dim, self.depth, self.expansion, self.activation = dim, depth, expansion, activation
         self.residual, self.norm, self.eps = residual, norm, eps

@@ -1,4 +1,4 @@
-"""The memory under PyTorch's modes: autocast is disabled inside it, and torch.compile skips it."""
+"""The memory under PyTorch's modes: no autocast inside it, no inference mode, and torch.compile skips it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
 P, R = ParamSpec("P"), TypeVar("R")
 
@@ -28,6 +29,11 @@ def no_autocast(device: torch.device) -> AbstractContextManager:
 def autocasts(device: torch.device) -> bool:
     """Return whether autocast is on for a device."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def leave_inference_mode(x: Tensor) -> Tensor:
+    """Copy a tensor created in inference mode, which autograd refuses."""
+    return x.clone() if x.is_inference() else x
 
 
 def not_compiled(function: Callable[P, R]) -> Callable[P, R]:

@@ -102,7 +102,7 @@ def _build(path: Path, build: Callable[[dict[str, Any]], nn.Module]) -> nn.Modul
     try:
         fields = json.loads(path.read_bytes())["config"]
         return build({key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()})  # JSON has no tuples
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # the last: too large, too deep
         raise ValueError(
             f"{path}: got no configuration of a model ({type(error).__name__}: {error}), expected the file that "
             "save_pretrained writes: damaged, or of another version?"
@@ -129,6 +129,8 @@ def _load_weights(model: nn.Module, path: Path) -> None:
     wrong += [f"{name} is unknown" for name in weights if name not in expected]
     shapes = [(name, tuple(weights[name].shape), tuple(x.shape)) for name, x in expected.items() if name in weights]
     wrong += [f"{name} has shape {got} instead of {shape}" for name, got, shape in shapes if got != shape]
+    kinds = [(name, x.dtype) for name, x in weights.items() if name in expected and not x.is_floating_point()]
+    wrong += [f"{name} has {kind} instead of floating point" for name, kind in kinds]  # load_state_dict would cast it
     if wrong:
         names = "; ".join(wrong[:4]) + ("; …" if len(wrong) > 4 else "")
         raise ValueError(

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_mini.memory.network import is_count
 from titans_mini.memory.state import State, read_position
-from titans_mini.memory.torch_modes import not_compiled
+from titans_mini.memory.torch_modes import leave_inference_mode, not_compiled
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.mac import MemoryAsContext
 from titans_mini.models.mixers import AttentionAlone, BlockState, MemoryAlone, MemoryAsGate, MemoryAsLayer, Mixer
@@ -97,10 +98,11 @@ def sample(
     Raises:
         ValueError: if an option is out of range.
     """
-    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+    whole = top_k is None or is_count(top_k)
+    if not (temperature >= 0 and whole and (top_p is None or 0 < top_p <= 1)):  # NaN is not ≥ 0
         raise ValueError(
-            f"sampling: got temperature={temperature}, top_k={top_k}, top_p={top_p}, "
-            "expected temperature ≥ 0, top_k ≥ 1 and 0 < top_p ≤ 1"
+            f"sampling: got temperature={temperature}, top_k={top_k!r}, top_p={top_p}, "
+            "expected temperature ≥ 0, an integer top_k ≥ 1 and 0 < top_p ≤ 1"
         )
     if temperature == 0:
         return logits.argmax(-1)
@@ -248,7 +250,7 @@ class TitansLM(nn.Module):
         Built in: notebooks/10 · Paper: section 4
         """
         tokens = token_ids(tokens)
-        self._check(tokens, state, padding_mask)
+        state = self._checked(tokens, state, padding_mask)
         if tokens.shape[1] == 0:
             empty = self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size)
             return empty, state or self.init_state(tokens.shape[0])
@@ -358,8 +360,8 @@ class TitansLM(nn.Module):
         return load(name, lambda config: cls(TitansConfig(**config)), **options)
 
     @not_compiled
-    def _check(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> None:
-        """Raise if tokens, state or padding do not fit this model."""
+    def _checked(self, tokens: Tensor, state: TitansState | None, padding_mask: Tensor | None) -> TitansState | None:
+        """Raise if tokens, state or padding do not fit this model; return the state, out of inference mode."""
         if tokens.numel() and tokens.device.type != "meta":
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.config.vocab_size:
@@ -371,13 +373,14 @@ class TitansLM(nn.Module):
                 "ignore what comes out there, or run prompts of different lengths one by one"
             )
         if state is None:
-            return
+            return None
         if not isinstance(state, TitansState):
             raise TypeError(f"state: got {type(state).__name__}, expected the TitansState this model returned")
         if self._reference is None:
             self._reference = _reference(self.config)
         if _shapes(state, tokens.shape[0]) != self._reference:
             raise ValueError("state: got one of another model or batch, expected the one this model returned for it")
+        return state.map(leave_inference_mode) if torch.is_grad_enabled() else state
 
 
 def _reference(config: TitansConfig) -> list[tuple[str, tuple[int, ...], bool]]:
