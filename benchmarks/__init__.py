@@ -1,1 +1,1 @@
-"""Benchmarks of speed, memory and accuracy: one command, one table, one process. Run `python -m benchmarks`."""
+"""Benchmarks of speed and memory: one command, one process, one table. Run `python -m benchmarks`."""

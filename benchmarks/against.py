@@ -26,11 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import titans_mini
-from benchmarks import gate, report, runs
-from benchmarks.cases import NETS, QUICK
-from benchmarks.timing import measure
+from benchmarks import gate, report
+from benchmarks.cases import QUICK, ROOT, network
+from benchmarks.measure import measure, say
 
-TARGET = report.ROOT / "assets" / "results" / "against.txt"
+TARGET = ROOT / "assets" / "results" / "against.txt"
 EARLIER = "earlier_titans"  # the name of the earlier package here
 HEADS, DIM = 4, 64
 SHORT, LONG = 4096, 16384  # tokens: for time, for memory
@@ -97,9 +97,7 @@ class Step(NamedTuple):
 
 def step(package: ModuleType, case: Case, T: int, D: int = DIM, dtype: torch.dtype = torch.float32) -> Step:
     """Make the engine of a package ready for a case; every engine gets the same numbers."""
-    g, shape = torch.Generator().manual_seed(0), NETS[case.net]
-    net = package.MemoryNet(D, shape.depth, shape.expansion, residual=shape.extras, norm=shape.extras)
-    net = gate.unit_answers(net).to(dtype)
+    g, net = torch.Generator().manual_seed(0), network(case.net, D, package.MemoryNet).to(dtype)
     sizes = (1, HEADS, T, net.depth) if case.net == "mlp4 norm" else (1, HEADS, T)
     x = [F.normalize(torch.randn(1, HEADS, T, D, generator=g), dim=-1) for _ in ("q", "k", "v")]
     x += [torch.rand(sizes, generator=g) * top for top in (0.02, 0.9, 0.02)]  # α, η, θ
@@ -186,7 +184,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.against", description=__doc__.split("\n")[0])
     parser.add_argument("commit", help="of the earlier engine")
     parser.add_argument("--rounds", type=int, default=5, help="of every measurement, after a warm-up (default 5)")
-    parser.add_argument("--out", type=Path, default=TARGET, help=f"default {TARGET.relative_to(report.ROOT)}")
+    parser.add_argument("--out", type=Path, default=TARGET, help=f"default {TARGET.relative_to(ROOT)}")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round: does it run?")
     options = parser.parse_args(words)
     torch.set_num_threads(1)
@@ -194,7 +192,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         commit = report.git("rev-parse", "--short", "--verify", options.commit + "^{commit}")
     except (OSError, subprocess.CalledProcessError):
-        parser.error(f"commit: got {options.commit!r}, expected one in the git history of {report.ROOT}")
+        parser.error(f"commit: got {options.commit!r}, expected one in the git history of {ROOT}")
     with tempfile.TemporaryDirectory() as folder:
         engines = {"then": earlier(commit, Path(folder)), "now": titans_mini}
         errors = differences(engines)
@@ -203,9 +201,9 @@ def main(words: list[str] | None = None) -> int:
             return 1
         rows = {}
         for case in CASES:
-            runs.say(f"{case.name}, C {case.C}")
+            say(f"{case.name}, C {case.C}")
             rows[case] = compare(case, engines, rounds, scale)
-    h = report.hardware("cpu")
+    h = report.hardware()
     head = f"{h['cpu']} · torch {h['torch']} · {h['threads']} thread · {date.today()}"
     commits = f"then: commit {commit} · now: commit {report.commit()}"
     same = f"gate: both are equal in {len(errors)} cases, largest relative error {max(errors.values()):.1e} in float64"

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.report import ROOT, stamp, write_json, write_text
-from benchmarks.timing import Times, measure
+from benchmarks.cases import ROOT
+from benchmarks.measure import Times, measure, say
+from benchmarks.report import aligned, origin, stamp, write_json, write_text
 from titans_mini import TitansConfig, TitansLM
 from titans_mini.models.presets import count as weights
 
@@ -78,58 +78,20 @@ def row(name: str, B: int, T: int, times: dict[str, Times]) -> dict:
 
 def table(rows: list[dict]) -> str:
     """Format the rows as text, with every bar."""
-    lines = [
-        f"{'batch':>5} {'length':>7}  {'model':18}{'weights':>9}{'ms':>9}{'µs/token':>10}"
-        f"{'ratio':>7} {'to':18}{'bar':>4}"
-    ]
+    cells = [("batch", "length", "model", "weights", "ms", "µs/token", "ratio", "to", "bar", "")]
     for r in rows:
-        bar = "" if r["bar"] is None else f"{r['bar']:.1f}"
+        times = f"{r['seconds'] * 1e3:.0f}", f"{r['seconds'] / r['B'] / r['T'] * 1e6:.1f}", f"{r['ratio']:.2f}"
         verdict = {None: "", True: "reached", False: "NOT reached"}[r["reached"]]
-        per_token = r["seconds"] / r["B"] / r["T"] * 1e6
-        lines.append(
-            f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['weights']:9,}{r['seconds'] * 1e3:9.0f}{per_token:10.1f}"
-            f"{r['ratio']:7.2f} {r['rival']:18}{bar:>4}  {verdict}".rstrip()
-        )
-    return "\n".join(lines)
-
-
-def shared(few: dict, many: dict) -> float:
-    """Compute the batch-independent seconds of a step, if it takes shared + B · each.
-
-    Args:
-        few: a row of `table`.
-        many: the row of the same model and length with more sequences.
-    """
-    each = (many["seconds"] - few["seconds"]) / (many["B"] - few["B"])
-    return few["seconds"] - few["B"] * each
-
-
-def shares(rows: list[dict]) -> str:
-    """Format the batch-independent time of each variant's smaller batch, and the ratio of the rest."""
-    lines = [f"{'batch':>5} {'length':>7}  {'model':18}{'ms':>9}{'shared':>8}{'rest':>8}{'its ratio':>11}"]
-    for r in rows:
-        larger = [x for x in rows if (x["variant"], x["T"]) == (r["variant"], r["T"]) and x["B"] > r["B"]]
-        if r["variant"] in TITANS and larger:
-            part = shared(r, larger[0])
-            rest = r["seconds"] - part
-            lines.append(
-                f"{r['B']:5} {r['T']:7}  {r['variant']:18}{r['seconds'] * 1e3:9.0f}{part * 1e3:8.0f}"
-                f"{rest * 1e3:8.0f}{r['ratio'] * rest / r['seconds']:11.2f}"
-            )
-    return "\n".join(lines)
+        bar = "" if r["bar"] is None else f"≤ {r['bar']:.1f}"
+        names = str(r["B"]), str(r["T"]), r["variant"], f"{r['weights']:,}"
+        cells.append((*names, *times, r["rival"], bar, verdict))
+    return "\n".join(line.rstrip() for line in aligned(cells, right=7))
 
 
 def report(results: dict) -> str:
-    """Format the origin of the numbers, the table, and the batch-independent times."""
-    h = results["hardware"]
-    machine = (h["cpu"], f"torch {h['torch']}, {h['threads']} thread", results["date"], f"commit {results['commit']}")
+    """Format the origin of the numbers, and the table."""
     note = "forward and backward, float32, fastest round, process time; ratio: to a transformer with as many weights"
-    parts = (
-        "shared: what a step takes for any batch, if it takes shared + B · each; from the two batches of a length.\n"
-        "its ratio: the rest alone, to the same transformer's whole step"
-    )
-    head = [results["command"], " · ".join(machine), note]
-    return "\n".join([*head, "", table(results["rows"]), "", parts, "", shares(results["rows"])])
+    return "\n".join([results["command"], origin(results), note, "", table(results["rows"])])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -147,10 +109,10 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for B, T in ((B, T // options.scale) for B, T in SHAPES):
         calls = {name: call(config, B, T) for name, config in configs().items()}
-        times = measure(calls, options.rounds, say=lambda text, at=(B, T): print(f"  … {at}: {text}", file=sys.stderr))
+        times = measure(calls, options.rounds, say=lambda text, at=(B, T): say(f"{at}: {text}"))
         rows += [row(name, B, T, times) for name in calls]
     command = "python -m benchmarks.models" + (f" --rounds {options.rounds}" if options.rounds != 3 else "")
-    results = stamp("cpu", command) | {"rows": rows}
+    results = stamp(command) | {"rows": rows}
     write_json(options.json, results)
     write_text(options.json.with_suffix(".txt"), report(results))
     print(report(results))

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.memory import STATUS, resident
-from benchmarks.report import ROOT, stamp, write_json
+from benchmarks.cases import STREAM as TARGET
+from benchmarks.measure import STATUS, resident
+from benchmarks.report import stamp, write_json
 from titans_mini import MemoryNet, MemoryState, neural_memory
 from titans_mini.memory.gates import half_life_to_alpha
 
-TARGET = ROOT / "assets" / "results" / "stream_cpu.json"
 DIM, HEADS, CHUNK, HALF_LIFE, ETA = 64, 1, 16, 4096, 0.6
 WINDOW = 1000  # tokens per timing sample
 EARLY = 1000  # position of the early state
@@ -151,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     command = " ".join(["python -m benchmarks.stream", *sys.argv[1:]])
-    results = stamp("cpu", command) | demonstrate(options.tokens)
+    results = stamp(command) | demonstrate(options.tokens)
     write_json(options.json, results)
     print(f"{'position':>10}  µs a token  in calls of 64  process MiB  state bytes")
     for a, b in zip(results["token_by_token"], results["in_calls_of_64"], strict=True):

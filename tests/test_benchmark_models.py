@@ -3,7 +3,7 @@
 import json
 
 from benchmarks import models
-from benchmarks.timing import Times
+from benchmarks.measure import Times
 
 
 def times(seconds, rivals=1.0):
@@ -33,15 +33,6 @@ def test_the_models_compared_are_of_one_size():
         assert models.row(name, 4, 2048, found)["ratio"] == 1.5
     assert models.key_of(models.rival_of("swa")) == "transformer"
     assert models.weights(models.rival_of("mac")) > 1.4 * models.weights(models.rival_of("swa"))
-
-
-def test_a_step_is_parted_into_what_is_shared_and_the_rest():
-    """Three seconds for any batch and two for each sequence: a row for the smaller batch, beside its rival's."""
-    rows = [models.row("mac", B, 2048, times({"mac": 3.0 + 2 * B}, rivals=4.0)) for B in (4, 1)]
-    assert models.shared(rows[1], rows[0]) == 3
-    (line,) = models.shares(rows).splitlines()[1:]
-    assert line.split() == ["1", "2048", "mac", "5000", "3000", "2000", "0.50"]
-    assert len(models.shares(rows[1:]).splitlines()) == 1  # one batch says nothing
 
 
 def test_a_short_run_writes_numbers_and_table(tmp_path, capsys):

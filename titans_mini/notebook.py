@@ -17,8 +17,7 @@ FAST: bool = os.environ.get("TITANS_FAST", "") == "1"
 HERE = Path(__file__).parent
 FOLDERS = (HERE / "assets" / "results", HERE.parent / "assets" / "results")  # installed; in a checkout
 COMMANDS = {
-    "chunked_cpu": "python -m benchmarks --json assets/results/chunked_cpu.json",
-    "sizes_cpu": "python -m benchmarks --sweep depth D --json assets/results/sizes_cpu.json",
+    "speed_cpu": "python -m benchmarks --json assets/results/speed_cpu.json",
     "stream_cpu": "python -m benchmarks.stream",
     "kernels_gpu": "python -m benchmarks.gpu",
     "kernels_compiled": "python -m tests.kernels.compiling",
@@ -38,10 +37,9 @@ def load_results(name: str) -> dict:
     """Read a recorded result.
 
     Args:
-        name: "chunked_cpu" (times of all forms of the memory), "sizes_cpu" (over its width and depth), "stream_cpu"
-            (a million bytes, token by token), "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take
-            of a GPU), or the trainings of notebook 12: "remember_needle", "remember_ablations", "remember_babi",
-            "remember_text".
+        name: "speed_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
+            "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or the trainings of
+            notebook 12: "remember_needle", "remember_ablations", "remember_babi", "remember_text".
 
     Returns:
         What the file holds; always with `hardware`, `date`, `commit` and `command`.

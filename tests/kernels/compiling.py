@@ -195,7 +195,7 @@ def main(words: list[str]) -> None:
     """Compile, and write rows with versions, date and commit."""
     import triton
 
-    from benchmarks import gpu_report, report
+    from benchmarks import report
 
     few, names = words[:1] == ["--few"], set(words) or {case.name for case in CASES}
     rows = compile_all([case for case in CASES if (case.few if few else case.name in names)])
@@ -203,7 +203,7 @@ def main(words: list[str]) -> None:
         rows += [row for row in json.loads(RECORD.read_text(encoding="utf-8"))["kernels"] if row["case"] not in names]
     head = {"triton": triton.__version__, "torch": torch.__version__, "date": date.today().isoformat()}
     head |= {"command": "python -m tests.kernels.compiling", "hardware": "none: compiled ahead of time, not run"}
-    head |= {"commit": report.commit(gpu_report.KERNELS), "kernels": rows}
+    head |= {"commit": report.commit(), "kernels": rows}
     report.write_json(Path(words[1]) if few else RECORD, head)
 
 

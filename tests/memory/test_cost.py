@@ -14,7 +14,7 @@ from tools import notebooks
 PEAK = """
 import resource, sys
 import torch
-from benchmarks.memory import forget_peak
+from benchmarks.measure import forget_peak
 from titans_mini import MemoryNet, neural_memory
 
 chunk_size, grad, backend = int(sys.argv[1]), sys.argv[2] == "True", sys.argv[3]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.flops import per_token
+from benchmarks.cases import per_token
 from titans_mini import MemoryNet
 from titans_mini.kernels import emulator, interpret
 from titans_mini.viz import draw, figure
