@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Collection
 
 from titans_mini.viz.draw.grammar import arrow, box, canvas, tint
-from titans_mini.viz.palette import FORGET, GRID, INK, KEY, MEMORY, MOMENTUM, MUTED, SURPRISE, VALUE
+from titans_mini.viz.palette import FORGET, GRID, INK, KEY, MEMORY, MOMENTUM, MUTED, SURPRISE, TRAINED, VALUE
 
 COURSE = (
     "Start here",
@@ -70,7 +70,7 @@ def two_loops(ax) -> None:
         ax.text(0.02, y, what.replace(", ", ",\n"), fontsize=8, va="top", color=MUTED, linespacing=1.1)
         frozen = {} if moves else {"linestyle": "--", "facecolor": "#F4F4F4"}
         text = "move by gradient descent" if moves else "frozen: not one number moves"
-        box(ax, 2.35, y, 2.2, 0.86, KEY if moves else MUTED, "$W_K$, $W_V$, $W_Q$, gates, $M_0$", text, **frozen)
+        box(ax, 2.35, y, 2.2, 0.86, TRAINED if moves else MUTED, "$W_K$, $W_V$, $W_Q$, gates, $M_0$", text, **frozen)
         for i, label in enumerate(("$M_0$", "$M_1$", "$M_2$", "$M_T$")):
             x = 4.2 + 0.86 * i
             box(ax, x, y + 0.14, 0.52, 0.46, MEMORY, label, facecolor=tint(MEMORY, 0.12 + 0.14 * i))
