@@ -4,18 +4,20 @@ import errno
 import hashlib
 import http.server
 import io
+import os
 import signal
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from titans_mini.data import KNOWN, fetch
-from titans_mini.data.fetch import Known
+from titans_mini.data.fetch import Known, _Redirects
 
 BODY = bytes(range(256)) * 1000
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -52,7 +54,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/gone.bin":
             self.send_error(404)
             return
+        if self.path.startswith("/to?"):
+            self.send_response(302)
+            self.send_header("Location", self.path[4:])
+            self.end_headers()
+            return
         self.send_response(200)
+        if self.path == "/drip.bin":
+            self.send_header("Content-Length", str(len(BODY)))
+            self.end_headers()
+            for byte in BODY[:200]:
+                self.wfile.write(bytes([byte]))
+                if Handler.release.wait(0.05):
+                    return
         if self.path in ARCHIVES:
             self.end_headers()
             self.wfile.write(ARCHIVES[self.path])
@@ -81,6 +95,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.handle_error = lambda *_: None  # whoever hangs up on it means to
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         Handler.release.set()
@@ -125,7 +140,8 @@ def test_the_folder_named_by_titans_data_comes_first(server, folders, monkeypatc
 @pytest.mark.parametrize("where", ["mine", "cache"])
 def test_a_changed_copy_is_refused_and_left_alone(server, folders, monkeypatch, where):
     monkeypatch.setenv("TITANS_DATA", str(folders / "mine"))
-    (folders / where).mkdir()
+    (folders / "mine").mkdir()
+    (folders / where).mkdir(exist_ok=True)
     (folders / where / "a.bin").write_bytes(BODY[:-1])
     with pytest.raises(ValueError, match=rf"got sha256 .*255999 bytes.*expected {SHA[:12]}.*a\.bin was changed"):
         fetch(f"{server}/a.bin", SHA)
@@ -137,7 +153,7 @@ def test_a_changed_copy_is_refused_and_left_alone(server, folders, monkeypatch, 
     [
         ("short.bin", SHA, ConnectionError, "got 1000 bytes .*expected 256000: the connection broke"),
         ("a.bin", "0" * 64, ValueError, "expected 000000000000.*now serves other bytes"),
-        ("gone.bin", SHA, ConnectionError, "got HTTP 404"),
+        ("gone.bin", SHA, ConnectionError, "got HTTP 404 .*it moved or is blocked"),
     ],
 )
 def test_a_bad_download_leaves_nothing(server, folders, name, sha256, error, words):
@@ -250,18 +266,162 @@ def test_progress_is_shown_on_request(server, capsys):
     assert "a.bin" in capsys.readouterr().err
 
 
-def test_names_are_known_and_addresses_need_a_digest(server):
+def test_names_are_known():
     with pytest.raises(KeyError, match="got 'shakespear', expected an address or one of tinyshakespeare"):
         fetch("shakespear")
-    with pytest.raises(ValueError, match="got no sha256"):
+
+
+@pytest.mark.parametrize("path", ["../a", "/etc/a", "", ".", "a/../../b"])
+@pytest.mark.parametrize("name", ["address", "tinyshakespeare"])
+def test_nothing_is_written_outside_the_cache(server, folders, name, path):
+    if name == "address" or path:  # a known name has a path of its own
+        with pytest.raises(ValueError, match="expected a file name inside the cache, .*cache"):
+            fetch(f"{server}/" if name == "address" else name, SHA, path=path or None)
+    assert left_over(folders) == [] and not Handler.requests
+
+
+# -- as a stranger would abuse it -----------------------------------------------------------------------------------
+
+
+def test_the_first_download_of_an_unknown_digest_is_trusted_and_noted(server, folders):
+    path = fetch(f"{server}/a.bin", progress=False)
+    note = folders / "cache" / "a.bin.sha256"
+    assert path.read_bytes() == BODY and note.read_text() == f"{SHA}  a.bin\n"  # as sha256sum -c reads it
+    assert fetch(f"{server}/a.bin") == path and len(Handler.requests) == 1
+    path.write_bytes(BODY[:-1])
+    with pytest.raises(ValueError, match=r"was changed.*delete it and a\.bin\.sha256 beside it"):
         fetch(f"{server}/a.bin")
 
 
-@pytest.mark.parametrize("path", ["../a", "/etc/a", ""])
-def test_nothing_is_written_outside_the_cache(server, folders, path):
-    with pytest.raises(ValueError, match="expected a file name inside the cache"):
-        fetch(f"{server}/", SHA, path=path or None)
+def test_later_downloads_are_held_against_the_note(server, folders):
+    fetch(f"{server}/a.bin", progress=False).unlink()
+    with pytest.raises(ValueError, match="got sha256 .*now serves other bytes"):
+        fetch(f"{server}/good.tar.gz", path="a.bin", progress=False)
+    assert left_over(folders) == ["a.bin.sha256"]
+    (folders / "cache" / "a.bin.sha256").write_text("")
+    with pytest.raises(ValueError, match="got .*a.bin.sha256 without a digest"):
+        fetch(f"{server}/a.bin", progress=False)
+
+
+def test_a_copy_of_your_own_without_a_note_is_taken_as_it_is(server, folders, monkeypatch):
+    monkeypatch.setenv("TITANS_DATA", str(folders / "mine"))
+    (folders / "mine").mkdir()
+    (folders / "mine" / "a.bin").write_bytes(b"mine")
+    assert fetch(f"{server}/a.bin").read_bytes() == b"mine" and left_over(folders) == ["a.bin"]
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/a.bin", "data://a.bin", "HTTPX://a/b"])
+def test_only_http_and_https(folders, address):
+    with pytest.raises(ValueError, match="expected http:// or https://"):
+        fetch(address, SHA)
     assert left_over(folders) == []
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://127.0.0.1/a.bin", "gopher://127.0.0.1/a.bin"])
+def test_no_redirect_leads_elsewhere(server, folders, address):
+    words = "got a redirect from .* to .*, expected http or https|got HTTP 302 .*Redirection to url .* is not allowed"
+    with pytest.raises((ValueError, ConnectionError), match=words):
+        fetch(f"{server}/to?{address}", SHA, path="a.bin", progress=False)
+    assert left_over(folders) == []
+
+
+def test_a_redirect_to_http_is_followed_and_never_from_https(server):
+    assert fetch(f"{server}/to?{server}/a.bin", SHA, path="a.bin", progress=False).read_bytes() == BODY
+    assert fetch(f"{server}/to?/a.bin", SHA, path="b.bin", progress=False).read_bytes() == BODY  # relative
+    request = urllib.request.Request("https://example.org/a.bin")
+    with pytest.raises(ValueError, match="got a redirect .*to http://example.org/a.bin, expected https: "):
+        _Redirects().redirect_request(request, None, 302, "", {}, "http://example.org/a.bin")
+
+
+def test_an_archive_that_unpacks_to_more_than_the_limit(server, folders, monkeypatch):
+    monkeypatch.setitem(ARCHIVES, "/bomb.tar.gz", archive(other=bytes(3_000_000), wanted=BODY))
+    assert len(ARCHIVES["/bomb.tar.gz"]) < 50_000
+    known_inside(monkeypatch, f"{server}/bomb.tar.gz")
+    with pytest.raises(ValueError, match="it unpacks to more than the limit"):
+        fetch("inside", limit=1_000_000, progress=False)
+    assert left_over(folders) == []
+    assert fetch("inside", limit=4_000_000, progress=False).read_bytes() == BODY
+
+
+def test_a_sparse_file_in_an_archive(server, folders, monkeypatch):
+    """A few bytes of archive that name a file of terabytes, all of it zeros that the archive does not hold."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        info = tarfile.TarInfo("tasks/wanted.txt")
+        info.pax_headers = {"GNU.sparse.map": f"{1 << 40},0", "GNU.sparse.size": str(1 << 40)}
+        tar.addfile(info)
+    monkeypatch.setitem(ARCHIVES, "/sparse.tar.gz", buffer.getvalue())
+    known_inside(monkeypatch, f"{server}/sparse.tar.gz")
+    with pytest.raises(ValueError, match="it has 1099511627776 bytes, more than the limit"):
+        fetch("inside", progress=False)
+    assert left_over(folders) == []
+
+
+@pytest.mark.parametrize("name", ["a.bin", "endless.bin"])
+def test_a_body_longer_than_the_limit(server, folders, name):
+    with pytest.raises(ValueError, match="expected 100000 at most: pass limit="):
+        fetch(f"{server}/{name}", SHA, limit=100_000, progress=False)
+    assert left_over(folders) == []
+
+
+def test_a_server_that_drips(server, folders):
+    start = time.monotonic()
+    with pytest.raises(ConnectionError, match=r"timed out: \d+ bytes in"):
+        fetch(f"{server}/drip.bin", SHA, progress=False, timeout=0.5)
+    assert time.monotonic() - start < 5 and left_over(folders) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("where", ["tqdm.tqdm.update", "pathlib.Path.mkdir", "tarfile.open"])
+def test_a_full_disk_or_quota_is_named(server, folders, monkeypatch, number, where):
+    def full(*arguments, **options):
+        raise OSError(number, "no room")
+
+    known_inside(monkeypatch, f"{server}/good.tar.gz")
+    monkeypatch.setattr(where, full)
+    with pytest.raises(OSError, match=r"got no place for .*cache/text/wanted\.txt \(the disk or your quota is full\)"):
+        fetch("inside", progress=False)
+    monkeypatch.undo()
+    assert left_over(folders) == []
+
+
+def test_a_cache_that_cannot_be_written(server, folders):
+    (folders / "cache").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match=r"got no place for .*cache/a\.bin \(.*let TITANS_CACHE name another folder"):
+        fetch(f"{server}/a.bin", SHA, progress=False)
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_others_may_read_what_the_umask_lets_them(server, folders, monkeypatch, mask, mode):
+    known_inside(monkeypatch, f"{server}/good.tar.gz")
+    before = os.umask(mask)
+    try:
+        modes = {path.stat().st_mode & 0o777 for path in (fetch("inside", progress=False), fetch(f"{server}/a.bin"))}
+    finally:
+        os.umask(before)
+    assert modes == {mode}
+
+
+def test_a_tilde_is_home(server, folders, monkeypatch):
+    monkeypatch.setenv("HOME", str(folders))
+    monkeypatch.setenv("TITANS_CACHE", "~/kept")
+    assert fetch(f"{server}/a.bin", SHA, progress=False) == folders / "kept" / "a.bin"
+    monkeypatch.setenv("TITANS_DATA", "~/kept")
+    monkeypatch.setenv("TITANS_CACHE", "~/other")
+    assert fetch(f"{server}/a.bin", SHA, progress=False) == folders / "kept" / "a.bin"
+
+
+def test_a_folder_of_your_own_that_is_not_there_is_not_passed_over(server, folders, monkeypatch):
+    monkeypatch.setenv("TITANS_DATA", "~/no/such/folder")
+    with pytest.raises(FileNotFoundError, match="TITANS_DATA: got '~/no/such/folder', expected a folder: mistyped"):
+        fetch(f"{server}/a.bin", SHA, progress=False)
+    assert not Handler.requests
+
+
+def test_every_failed_connection_says_where_a_copy_belongs(server, folders):
+    for address in (f"{server}/gone.bin", "http://127.0.0.1:9/gone.bin"):
+        with pytest.raises(ConnectionError, match=r"Put a copy at .*cache/gone\.bin"):
+            fetch(address, SHA, progress=False, timeout=2)
 
 
 def test_a_known_name_is_found_by_its_path(server, folders, monkeypatch):

@@ -5,10 +5,8 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from titans_mini.data import Streams, code, digits, encode, english, held_out, to_bytes, vocabulary
+from titans_mini.data import code, digits, encode, english, held_out, to_bytes, vocabulary
 
 
 def test_english_is_prose():
@@ -59,47 +57,6 @@ def test_the_end_is_held_out():
     for text, share in (("ab", 0.0), ("ab", 1.0), ("ab", 0.2), ("", 0.5), ("ab", -0.5), ("ab", 1.5)):
         with pytest.raises(ValueError, match=f"held_out: got {len(text)} and share={share}"):
             held_out(text, share)
-
-
-@given(st.integers(1, 5), st.integers(1, 20), st.integers(0, 200), st.integers(0, 2**31))
-def test_streams_go_on_and_never_meet(batch, length, more, seed):
-    ids = torch.arange(batch * length + 1 + more)  # each token is its own place
-    streams = Streams(ids, batch, length, seed)
-    rows = [streams(i) for i in range(2 * streams.steps)]
-    for made in rows:
-        assert made.tokens.shape == (batch, length) and torch.equal(made.targets, made.tokens + 1)
-    for one, two in zip(rows, rows[1:], strict=False):
-        assert two.fresh or torch.equal(two.tokens[:, 0], one.targets[:, -1])
-    assert [made.fresh for made in rows] == 2 * ([True] + [False] * (streams.steps - 1))
-    for one_pass in (rows[: streams.steps], rows[streams.steps :]):
-        read = torch.cat([made.tokens.flatten() for made in one_pass])
-        assert len(read.unique()) == len(read) > len(ids) - 1 - batch * length, "each once, and hardly any left out"
-    again = Streams(ids, batch, length, seed)(streams.steps + 0)
-    assert torch.equal(again.tokens, rows[streams.steps].tokens), "batch i does not depend on what was read before"
-
-
-def test_streams_differ_by_seed_and_by_pass():
-    ids = to_bytes(english())
-    firsts = [Streams(ids, 4, 64, seed)(i).tokens for seed in range(3) for i in (0, Streams(ids, 4, 64).steps)]
-    assert len({tuple(first.flatten().tolist()) for first in firsts}) == 6
-    assert Streams(ids.to(torch.uint8), 4, 64)(1).tokens.dtype == torch.int64
-
-
-def test_parts_are_dealt_out_anew_with_every_pass():
-    streams = Streams(torch.arange(401), 4, 100)
-    assert streams.steps == 1
-    assert len({tuple(streams(i).tokens[:, 0].argsort().tolist()) for i in range(60)}) > 12
-
-
-def test_the_last_token_is_reached():
-    streams = Streams(torch.arange(14), 2, 3)
-    assert {int(streams(2 * i + 1).targets.max()) for i in range(50)} == {12, 13}
-
-
-@pytest.mark.parametrize("shape, batch, length", [((12,), 3, 4), ((3, 30), 1, 2), ((100,), 0, 2), ((100,), 2, 0)])
-def test_streams_that_cannot_be(shape, batch, length):
-    with pytest.raises(ValueError, match=r"Streams: got ids \(.*N > batch"):
-        Streams(torch.zeros(shape, dtype=torch.int64), batch, length)
 
 
 def test_digits_are_shuffled_by_the_seed_alone():

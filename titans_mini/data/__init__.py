@@ -7,10 +7,11 @@ from titans_mini.data.fetch import KNOWN, fetch
 from titans_mini.data.needle import RULER_TASKS, NeedleSample, NeedleTask, parse_needle, string_match_all
 from titans_mini.data.recall import RecallBatch, RecallTask
 from titans_mini.data.ruler import needles
+from titans_mini.data.shards import Shards, Tokens, find_shards
 from titans_mini.data.stories import make_stories
 from titans_mini.data.stream import text_stream
-from titans_mini.data.text import StreamBatch, Streams, code, encode, english, held_out, to_bytes, vocabulary
-from titans_mini.data.tokens import BYTES, Tokenizer, gpt2, split_sentences
+from titans_mini.data.text import code, encode, english, held_out, to_bytes, vocabulary
+from titans_mini.data.tokens import BYTES, Tokenizer, gpt2, split_sentences, tokenizer
 from titans_mini.data.tracking import ParityTask, PermutationTask, TrackingBatch
 
 __all__ = [
@@ -25,10 +26,10 @@ __all__ = [
     "PermutationTask",
     "RecallBatch",
     "RecallTask",
+    "Shards",
     "Story",
-    "StreamBatch",
-    "Streams",
     "Tokenizer",
+    "Tokens",
     "TrackingBatch",
     "babi_qa1",
     "babilong",
@@ -39,6 +40,7 @@ __all__ = [
     "encode",
     "english",
     "fetch",
+    "find_shards",
     "gpt2",
     "held_out",
     "last_room",
@@ -51,5 +53,6 @@ __all__ = [
     "string_match_all",
     "text_stream",
     "to_bytes",
+    "tokenizer",
     "vocabulary",
 ]

@@ -7,9 +7,10 @@ import gzip
 import hashlib
 import http.client
 import os
+import secrets
 import shutil
 import tarfile
-import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +22,9 @@ from tqdm import tqdm
 
 USER_AGENT = "titans-mini/0.1"  # some servers refuse Python's default
 BLOCK = 1 << 16
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows knows no quota
+LIMIT = 4 << 30  # bytes of a download, and of what an archive unpacks to
+SLOWEST = 1000  # bytes per second; whoever sends less, on average, would keep us waiting for ever
 
 
 class Known(NamedTuple):
@@ -122,6 +126,7 @@ def fetch(
     *,
     path: str | None = None,
     timeout: float = 30.0,
+    limit: int = LIMIT,
     progress: bool = True,
 ) -> Path:
     """Return the path of a file; download it only if it is not on this machine.
@@ -129,120 +134,235 @@ def fetch(
     The file is looked for in the folder named by ``TITANS_DATA``, then in the cache (``TITANS_CACHE``, by default
     ``~/.cache/titans_mini``). A download is written under a temporary name and renamed once it is verified.
 
+    An address whose digest you do not know is trusted the first time: the digest of that download is written beside it,
+    as ``<file>.sha256`` in the form that ``sha256sum -c`` reads, and every later use and download is held against it.
+    A file that you put there yourself, without such a note, is taken as it is.
+
     Args:
-        name_or_url: a name in `KNOWN`, or an address.
-        sha256: expected digest; optional for names, required for addresses.
+        name_or_url: a name in `KNOWN`, or an address (http or https).
+        sha256: expected digest; for names it is known, for addresses None means: trust the first download.
         path: file name relative to the two folders; by default the last part of the address.
-        timeout: seconds without a response before giving up.
+        timeout: seconds without a response before giving up. Later the average has to be 1 kB/s at least.
+        limit: most bytes that are downloaded, or unpacked from an archive.
         progress: show a progress bar while downloading.
 
     Raises:
         KeyError: for an unknown name.
-        ValueError: for an address without a sha256, or a file whose bytes are not the expected ones.
+        ValueError: for an address or a path that is not allowed, or a file whose bytes are not the expected ones.
+        FileNotFoundError: when ``TITANS_DATA`` names no folder.
         ConnectionError: when the file is not on this machine and cannot be downloaded.
+        OSError: when it cannot be written: a full disk, a quota, a folder of somebody else.
     """
     url, sha256, path, member = _resolve(name_or_url, sha256, path)
     for folder in _folders():
         file = folder / path
         if file.is_file():
-            _verify(file, sha256, f"{file} was changed or not copied completely; delete it to download it again")
+            expected = sha256 or _noted(file)
+            note = "" if sha256 or not expected else f" and {_note(file).name} beside it"
+            if expected:
+                _verify(
+                    file, expected, f"{file} was changed or not copied completely; delete it{note} to download it again"
+                )
             return file
     target = cache() / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _download(url, sha256, target, member, timeout, progress)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _download(url, sha256, target, member, timeout, limit, progress)
+    except OSError as error:
+        if isinstance(error, ConnectionError):
+            raise
+        why = "the disk or your quota is full" if error.errno in FULL else error.strerror or str(error)
+        raise OSError(
+            error.errno,
+            f"got no place for {target} ({why}), expected to write it there: make room, or let TITANS_CACHE "
+            "name another folder",
+        ) from error
     return target
 
 
 def cache() -> Path:
     """Return the folder of downloads: ``TITANS_CACHE``, or ``~/.cache/titans_mini``."""
-    return Path(os.environ.get("TITANS_CACHE") or Path.home() / ".cache" / "titans_mini")
+    return Path(os.environ.get("TITANS_CACHE") or "~/.cache/titans_mini").expanduser()
+
+
+def own() -> Path | None:
+    """Return your own folder of data, ``TITANS_DATA``; None if you named none.
+
+    Raises:
+        FileNotFoundError: when it is not there; to pass over it in silence would download what you believe you have.
+    """
+    name = os.environ.get("TITANS_DATA")
+    if not name:
+        return None
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"TITANS_DATA: got {name!r}, expected a folder: mistyped or not mounted? Else unset it")
+    return folder
 
 
 def _folders() -> list[Path]:
-    data = os.environ.get("TITANS_DATA")
-    return [Path(data), cache()] if data else [cache()]
+    return [folder for folder in (own(), cache()) if folder]
 
 
-def _resolve(name_or_url: str, sha256: str | None, path: str | None) -> tuple[str, str, str, str | None]:
+def _resolve(name_or_url: str, sha256: str | None, path: str | None) -> tuple[str, str | None, str, str | None]:
+    member = None
     if name_or_url in KNOWN:
         known = KNOWN[name_or_url]
-        return known.url, sha256 or known.sha256, path or known.path, known.member
-    if "://" not in name_or_url:
+        url, sha256, path, member = known.url, sha256 or known.sha256, path or known.path, known.member
+    elif "://" in name_or_url:
+        url, path = name_or_url, path or Path(urllib.parse.urlparse(name_or_url).path).name
+    else:
         raise KeyError(f"got {name_or_url!r}, expected an address or one of {', '.join(KNOWN)}")
-    if sha256 is None:
-        raise ValueError(f"got no sha256 for {name_or_url}, expected one: without it nobody can tell a changed file")
-    path = path or Path(urllib.parse.urlparse(name_or_url).path).name
-    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
-        raise ValueError(f"got the path {path!r}, expected a file name inside the cache: pass path='name'")
-    return name_or_url, sha256, path, None
+    if urllib.parse.urlparse(url).scheme not in ("http", "https"):
+        raise ValueError(f"got the address {url!r}, expected http:// or https://: a local file needs no fetch")
+    if not Path(path).name or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"got the path {path!r}, expected a file name inside the cache, {cache()}: pass path='name'")
+    return url, sha256, path, member
 
 
-def _download(url: str, sha256: str, target: Path, member: str | None, timeout: float, progress: bool) -> None:
+def _note(file: Path) -> Path:
+    return file.with_name(file.name + ".sha256")
+
+
+def _noted(file: Path) -> str | None:
+    """Return the digest noted at the first download; None if there is no note."""
+    note = _note(file)
+    if not note.is_file():
+        return None
+    digest = note.read_text(encoding="utf-8", errors="replace").partition(" ")[0]
+    if len(digest) != 64:
+        raise ValueError(f"got {note} without a digest, expected 64 hexadecimal digits: delete it to trust {file} anew")
+    return digest
+
+
+def _download(
+    url: str, sha256: str | None, target: Path, member: str | None, timeout: float, limit: int, progress: bool
+) -> None:
     """Write the body to a temporary file, verify it, and only then rename it to `target`."""
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    note = _note(temporary)
     try:
-        with os.fdopen(handle, "wb") as file:
-            got, announced = _stream(url, file, timeout, progress)
+        with open(temporary, "xb") as file:  # not mkstemp: others who share the cache have to read it
+            got, announced = _stream(url, file, target, timeout, limit, progress)
         if announced is not None and got != announced:
             raise ConnectionError(f"got {got} bytes from {url}, expected {announced}: the connection broke; try again")
         if member is not None:
-            _unpack(Path(temporary), member, url)
-        _verify(Path(temporary), sha256, f"{url} now serves other bytes, or a proxy answered in its place")
+            _unpack(temporary, member, url, limit)
+        expected = sha256 or _noted(target)
+        if expected:
+            _verify(temporary, expected, f"{url} now serves other bytes, or a proxy answered in its place")
+        else:  # before the file itself: so no interruption leaves a file of ours without its digest
+            note.write_text(f"{sha256_of(temporary)}  {target.name}\n", encoding="utf-8")
+            os.replace(note, _note(target))
         os.replace(temporary, target)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
 
 
-def _stream(url: str, file: BinaryIO, timeout: float, progress: bool) -> tuple[int, int | None]:
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow redirects to http and https only, and never from https back to http."""
+
+    def redirect_request(self, request, file, code, message, headers, to):
+        """Return the next request, or raise ValueError."""
+        allowed = ("https",) if request.type == "https" else ("http", "https")
+        if urllib.parse.urlparse(to).scheme not in allowed:
+            raise ValueError(
+                f"got a redirect from {request.full_url} to {to}, expected {' or '.join(allowed)}: the server, or a "
+                "proxy between, is not to be trusted"
+            )
+        return super().redirect_request(request, file, code, message, headers, to)
+
+
+def _stream(
+    url: str, file: BinaryIO, target: Path, timeout: float, limit: int, progress: bool
+) -> tuple[int, int | None]:
     """Write the body to `file`; return the numbers of bytes received and announced."""
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT})
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
-            return _copy(response, file, url, progress)
+        with urllib.request.build_opener(_Redirects).open(request, timeout=timeout) as response:
+            return _copy(response, file, url, timeout, limit, progress)
     except urllib.error.HTTPError as error:
-        raise ConnectionError(f"got HTTP {error.code} from {url}, expected the file: it moved or is blocked") from error
+        raise ConnectionError(
+            f"got HTTP {error.code} ({error.reason}) from {url}, expected the file: it moved or is blocked. Put a copy "
+            f"at {target}"
+        ) from error
     except http.client.HTTPException as error:
         raise ConnectionError(f"got a part of {url} ({error}), expected all: it broke off; try again") from error
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise  # the disk is full, which has nothing to do with the connection
+        if error.errno in FULL:
+            raise  # has nothing to do with the connection
         raise ConnectionError(
-            f"got no answer from {url} ({error}), expected the file: is this machine offline? Put a copy into "
-            "the folder named by TITANS_DATA instead"
+            f"got no answer from {url} ({error}), expected the file: is this machine offline? Put a copy at {target}, "
+            "or into the folder named by TITANS_DATA"
         ) from error
 
 
-def _copy(response: http.client.HTTPResponse, file: BinaryIO, url: str, progress: bool) -> tuple[int, int | None]:
-    length = response.headers.get("Content-Length")
-    announced, got = int(length) if length else None, 0
+def _copy(
+    response: http.client.HTTPResponse, file: BinaryIO, url: str, timeout: float, limit: int, progress: bool
+) -> tuple[int, int | None]:
+    announced, got, start = response.length, 0, time.monotonic()
     name = Path(urllib.parse.urlparse(url).path).name
     with tqdm(total=announced, unit="B", unit_scale=True, desc=name, disable=not progress) as bar:
-        while block := response.read(BLOCK):
-            file.write(block)
+        while block := response.read1(BLOCK):  # read() would wait for a whole block, however slowly it drips
             got += len(block)
+            seconds = time.monotonic() - start
+            if max(got, announced or 0) > limit:
+                raise ValueError(
+                    f"got {max(got, announced or 0)} bytes or more from {url}, expected {limit} at most: pass limit="
+                )
+            if seconds > timeout and got < SLOWEST * seconds:
+                raise TimeoutError(f"timed out: {got} bytes in {seconds:.0f} s")
+            file.write(block)
             bar.update(len(block))
     return got, announced
 
 
-def _unpack(archive: Path, member: str, url: str) -> None:
+class _Bounded:
+    """A file whose end is an error: an archive of a few bytes may unpack to terabytes."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        self.file, self.left = file, limit
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes."""
+        data = self.file.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise tarfile.TarError("it unpacks to more than the limit: pass limit=")
+        return data
+
+
+def _unpack(archive: Path, member: str, url: str, limit: int) -> None:
     """Replace an archive by one of its files."""
+    content = archive.with_name(archive.name + ".member")
     try:
-        with tarfile.open(archive, "r:gz") as tar, tempfile.TemporaryFile() as content:
-            if not tar.getmember(member).isfile():
-                raise KeyError("it is not a file")
-            shutil.copyfileobj(tar.extractfile(member), content)
-            content.seek(0)
-            with open(archive, "wb") as file:
-                shutil.copyfileobj(content, file)
+        with gzip.open(archive) as packed, tarfile.open(fileobj=_Bounded(packed, limit), mode="r|") as tar:
+            info = next((info for info in tar if info.name == member), None)
+            if info is None or not info.isfile():
+                raise KeyError("it is not a file" if info else "it is not in there")
+            if info.size > limit:  # of a sparse file, whose zeros are not in the archive
+                raise tarfile.TarError(f"it has {info.size} bytes, more than the limit: pass limit=")
+            with open(content, "xb") as file:
+                shutil.copyfileobj(tar.extractfile(info), file)
+        os.replace(content, archive)
     except (tarfile.TarError, KeyError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"got no {member} in {url} ({error}), expected it there: the archive was changed") from error
+    finally:
+        content.unlink(missing_ok=True)
 
 
-def _verify(file: Path, sha256: str, cause: str) -> None:
+def sha256_of(file: Path) -> str:
+    """Return the digest of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(file, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
-    if digest.hexdigest() != sha256.lower():
+    return digest.hexdigest()
+
+
+def _verify(file: Path, sha256: str, cause: str) -> None:
+    digest = sha256_of(file)
+    if digest != sha256.lower():
         size = file.stat().st_size
-        raise ValueError(f"got sha256 {digest.hexdigest()[:12]}… ({size} bytes), expected {sha256[:12]}…: {cause}")
+        raise ValueError(f"got sha256 {digest[:12]}… ({size} bytes), expected {sha256[:12]}…: {cause}")

@@ -1,4 +1,4 @@
-"""Text without a download: the English and the code that ship with Python; and batches of parallel streams."""
+"""Text without a download: the English and the code that ship with Python."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import ast
 import importlib
 import inspect
 import re
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
-
-from titans_mini.data.seeds import generator
 
 Text = TypeVar("Text", str, Tensor)
 
@@ -116,57 +113,3 @@ def held_out(text: Text, share: float = 0.1) -> tuple[Text, Text]:
     if not 0 < cut < len(text):
         raise ValueError(f"held_out: got {len(text)} and share={share}, expected two parts that are not empty")
     return text[:cut], text[cut:]
-
-
-class StreamBatch(NamedTuple):
-    """The next T tokens of B streams.
-
-    Attributes:
-        tokens: (B, T) int64, the model's input.
-        targets: (B, T) int64, the token after each.
-        fresh: whether the streams begin here; if not, continue with the state of the batch before.
-    """
-
-    tokens: Tensor
-    targets: Tensor
-    fresh: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Streams:
-    """B parallel streams over one text, each over its own part, for truncated backpropagation.
-
-    Row b of batch i + 1 continues where row b of batch i stopped, so a state can be carried. After each pass the parts
-    start at a new offset and are permuted over the rows. Batch i is a function of i and the seed alone.
-
-    Raises:
-        ValueError: if the text is too short for T tokens per row and one more.
-    """
-
-    ids: Tensor  # (N,) integers, the text
-    batch: int  # rows B
-    length: int  # tokens T per batch and row
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise if the text is too short."""
-        if self.ids.dim() != 1 or min(self.batch, self.length) < 1 or self.steps < 1:
-            raise ValueError(
-                f"Streams: got ids {tuple(self.ids.shape)}, batch={self.batch}, length={self.length}, expected (N,) "
-                "with N > batch · length, both ≥ 1: each row needs a stretch of its own and a token after it"
-            )
-
-    @property
-    def steps(self) -> int:
-        """Return the number of batches per pass."""
-        return (len(self.ids) - 1) // (self.batch * self.length)
-
-    def __call__(self, index: int) -> StreamBatch:
-        """Return batch number `index`."""
-        number, step = divmod(index, self.steps)
-        part = self.steps * self.length  # tokens of a row's part
-        g = generator(self.seed, number)
-        shift = torch.randint(len(self.ids) - self.batch * part, (1,), generator=g)
-        start = shift + part * torch.randperm(self.batch, generator=g) + step * self.length
-        piece = self.ids[start[:, None] + torch.arange(self.length + 1)].long()
-        return StreamBatch(piece[:, :-1], piece[:, 1:], step == 0)

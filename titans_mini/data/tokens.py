@@ -1,11 +1,13 @@
-"""Tokenizers that measure the length of a text, bytes and GPT-2's for benchmarks; and a sentence splitter."""
+"""Tokenizers by name, for texts that are trained on and for measuring lengths; and a sentence splitter."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 
 from titans_mini.data.fetch import KNOWN, fetch
 
@@ -15,14 +17,20 @@ class Tokenizer:
     """Encoder and decoder of text. A call counts tokens: ``BYTES("é") == 2``.
 
     Attributes:
-        name: for error messages.
-        encode: text to token ids.
+        name: how it is called; of a folder, its last part.
+        encode: text to token ids. Text is text: what looks like a special token is taken letter by letter.
         decode: token ids to text. An incomplete character at the end is dropped.
+        vocab_size: ids are below it.
+        separator: id that stands for the end of a text; None if there is none.
+        digest: tells apart tokenizers that share a name; "" where the name is enough.
     """
 
     name: str
     encode: Callable[[str], Sequence[int]]
     decode: Callable[[Sequence[int]], str]
+    vocab_size: int = 256
+    separator: int | None = None
+    digest: str = ""
 
     def __call__(self, text: str) -> int:
         """Return the number of tokens of `text`."""
@@ -30,6 +38,43 @@ class Tokenizer:
 
 
 BYTES = Tokenizer("bytes", lambda text: text.encode("utf-8"), lambda ids: bytes(ids).decode("utf-8", errors="ignore"))
+
+
+END = "<|endoftext|>"
+
+
+def tokenizer(name: str) -> Tokenizer:
+    """Return a tokenizer by its name.
+
+    Args:
+        name: "bytes", "gpt2", or a tokenizer of Hugging Face: its name on the hub, or a folder on this machine.
+
+    Raises:
+        ImportError: when the library it needs is not installed.
+        OSError: when it is neither here nor to be downloaded.
+    """
+    return BYTES if name == "bytes" else gpt2() if name == "gpt2" else _hugging_face(name)
+
+
+def _hugging_face(name: str) -> Tokenizer:
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            f"got no transformers, expected it for the tokenizer {name!r}: pip install -e '.[prepare]' in a checkout"
+        ) from error
+    folder = Path(name).expanduser()
+    coder = AutoTokenizer.from_pretrained(folder if folder.is_dir() else name)
+    vocabulary = coder.get_vocab()
+    content = coder.backend_tokenizer.to_str() if coder.is_fast else repr(sorted(vocabulary.items()))
+    return Tokenizer(
+        folder.resolve().name if folder.is_dir() else name,
+        lambda text: coder.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False),
+        lambda ids: coder.decode(list(ids)).removesuffix("\N{REPLACEMENT CHARACTER}"),
+        max(vocabulary.values()) + 1,  # len(coder) would be too small where ids have gaps
+        coder.eos_token_id,
+        hashlib.sha256(content.encode()).hexdigest(),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -46,8 +91,7 @@ def gpt2() -> Tokenizer:
         from tiktoken_ext.openai_public import r50k_pat_str
     except ImportError as error:
         raise ImportError(
-            "got no tiktoken, expected it to count GPT-2 tokens: install it with `pip install tiktoken`, or count "
-            "bytes (the default)"
+            "got no tiktoken, expected it to count GPT-2 tokens: install it with `pip install tiktoken`, or take bytes"
         ) from error
     ranks = data_gym_to_mergeable_bpe_ranks(
         vocab_bpe_file=str(fetch("gpt2_vocab")),
@@ -55,8 +99,10 @@ def gpt2() -> Tokenizer:
         vocab_bpe_hash=KNOWN["gpt2_vocab"].sha256,
         encoder_json_hash=KNOWN["gpt2_encoder"].sha256,
     )
-    coder = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={})
-    return Tokenizer("gpt2", coder.encode_ordinary, lambda ids: coder.decode(list(ids), errors="ignore"))
+    coder = tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={END: 50256})
+    # encode_ordinary takes "<|endoftext|>" in a text for what it is, 13 letters
+    decode = partial(coder.decode, errors="ignore")
+    return Tokenizer("gpt2", coder.encode_ordinary, lambda ids: decode(list(ids)), coder.n_vocab, coder.eot_token)
 
 
 _END = re.compile(r"""(?<=[.!?])["'”’)\]]*\s+(?=["'“‘(\[]*[A-Z0-9])""")  # end mark, then the start of a sentence
