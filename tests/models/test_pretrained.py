@@ -31,8 +31,8 @@ def shelf(model, tmp_path, monkeypatch):
     run, shelf = tmp_path / "run", tmp_path / "shelf"
     model.save_pretrained(run)
     history = {"losses": [5.0, 4.0, 3.0], "scores": [], "seconds": 1.5}
-    made = {"train": {"steps": 3, "seed": 0}, "data": "english", "batch": 1, "length": 8, "history": history}
-    (run / "history.json").write_text(json.dumps(made))
+    made = {"identity": {"train": {"steps": 3, "seed": 0}, "data": {"data": "english", "batch": 1}}, "history": history}
+    (run / "run.json").write_text(json.dumps(made))
     monkeypatch.setattr(pretrained, "FOLDERS", (tmp_path / "elsewhere", shelf))
     ship.ship(run, "small", "python -m titans_mini.train --out run", "abc1234", shelf)
     return shelf

@@ -229,6 +229,18 @@ def test_a_preset_has_as_many_weights_as_its_sizes_say(variant, size):
     assert presets.count(c) == counted_by_hand(c)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_block_returns_a_view(variant):
+    """FSDP2 hooks what a block returns, states included, and loses its hook where a view is changed in place."""
+    m, tokens = model(variant), text(T=24)
+    x = m.embedding(tokens)
+    for state in (None, m.blocks[0](x, None)[1]):
+        y, after = m.blocks[0](x, state)
+        assert not y._is_view() and not [name for name, z in after.to_dict().items() if z._is_view()]
+    logits, _ = m(tokens)
+    assert not logits._is_view()
+
+
 def test_the_table_of_presets_shows_their_weights():
     header, *rows = presets.table().splitlines()
     assert header.split()[-5:] == ["tiny", *SIZES] and [row.split()[0] for row in rows] == list(VARIANTS)

@@ -1,8 +1,11 @@
-"""The training loop: schedule, gradients, interruption, and errors that say what to do."""
+"""The training loop: schedule, gradients, interruption, streams, and errors that say what to do."""
 
 import json
 import math
+import random
+import signal
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,34 +13,39 @@ from torch import nn
 
 from titans_mini import TitansConfig, TitansLM
 from titans_mini.data.recall import RecallTask
-from titans_mini.train import Batch, Recall, TrainConfig, Trainer, train
-from titans_mini.train.__main__ import main
+from titans_mini.train import Batch, MachineConfig, Recall, TrainConfig, Trainer, train
+from titans_mini.train.checkpoint import CHECKPOINTS
 from titans_mini.train.loop import parameter_groups
+from titans_mini.train.reporter import Reporter
 
 TASK = RecallTask(pairs=2, questions=2, keys=4, values=4, noise=2)
 SOURCE = Recall(TASK, batch=4, length=16, seed=3)
 CONFIG = TrainConfig(steps=6, lr=3e-3, warmup=2, seed=1)
 
 
-def small(variant="lmm", seed=0):
+def small(variant="lmm", seed=0, **changes):
     torch.manual_seed(seed)
     sizes = {"dim": 16, "layers": 1, "heads": 2, "chunk_size": 8, "memory_expansion": 1, "segment": 8, "window": 8}
-    return TitansLM(TitansConfig(variant, vocab_size=TASK.vocab_size, **sizes))
+    return TitansLM(TitansConfig(variant, **{"vocab_size": TASK.vocab_size, **sizes, **changes}))
 
 
 def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / CHECKPOINTS).iterdir())
+
+
 class Dropping(nn.Module):
-    """A model that draws random numbers of its own."""
+    """A model that draws random numbers of its own, of all three kinds."""
 
     def __init__(self):
         super().__init__()
         self.embedding, self.drop = nn.Embedding(TASK.vocab_size, TASK.vocab_size), nn.Dropout(0.5)
 
     def forward(self, tokens):
-        return self.drop(self.embedding(tokens)), None
+        return self.drop(self.embedding(tokens)) * (0.5 + random.random()) * (0.5 + np.random.rand()), None
 
 
 @torch.no_grad()
@@ -55,7 +63,7 @@ def test_the_same_seed_gives_the_same_run(variant):
     for _ in range(2):
         model = small(variant)
         untrained = mean_loss(model)
-        history = train(model, SOURCE, CONFIG, progress=False)
+        history = train(model, SOURCE, CONFIG)
         runs.append((history.losses, weights(model)))
         assert mean_loss(model) < untrained  # on the same batches: each step's own loss also depends on its batch
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
@@ -64,55 +72,94 @@ def test_the_same_seed_gives_the_same_run(variant):
 
 @pytest.mark.parametrize("make", [small, Dropping])
 def test_interrupted_and_resumed_is_uninterrupted(make, tmp_path):
+    def seed():
+        random.seed(0)
+        np.random.seed(0)
+
     torch.manual_seed(0)
     whole, parts = make(), make()
     parts.load_state_dict(whole.state_dict())
-    straight = train(whole, SOURCE, CONFIG, progress=False)
-    Trainer(parts, SOURCE, CONFIG, folder=tmp_path, progress=False).run(until=2)
+    seed()
+    straight = train(whole, SOURCE, CONFIG)
+    seed()
+    first = Trainer(parts, SOURCE, CONFIG, folder=tmp_path)
+    first.run(until=2)
+    first.close()
     other = make()  # a new process would start from other weights and another random state
-    torch.rand(7)
-    trainer = Trainer(other, SOURCE, CONFIG, folder=tmp_path, progress=False)
+    torch.rand(7), random.random(), np.random.rand(3)
+    trainer = Trainer(other, SOURCE, CONFIG, folder=tmp_path)
     assert trainer.done == 2
     resumed = trainer.run()
     assert resumed.losses == straight.losses and torch.equal(weights(other), weights(whole))
-    assert not list(tmp_path.glob("*.part"))
+    assert checkpoints(tmp_path) == ["00000002", "00000006"]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = train(small(), SOURCE, CONFIG, folder=tmp_path, progress=False)
-    again = train(small(), SOURCE, CONFIG, folder=tmp_path, progress=False)
+    first = train(small(), SOURCE, CONFIG, folder=tmp_path)
+    again = train(small(), SOURCE, CONFIG, folder=tmp_path)
     assert again.losses == first.losses and again.seconds == first.seconds
 
 
-def test_checkpoints_on_the_way(tmp_path):
-    trainer = Trainer(small(), SOURCE, TrainConfig(steps=6, save_every=2), folder=tmp_path, progress=False)
-    trainer.source = lambda i: SOURCE(i) if i < 5 else (_ for _ in ()).throw(KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
+def test_checkpoints_on_the_way_and_the_last_few_are_kept(tmp_path):
+    config, machine = TrainConfig(steps=6, save_every=1), MachineConfig(keep=2)
+    trainer = Trainer(small(), SOURCE, config, folder=tmp_path, machine=machine)
+    trainer.source = lambda i: SOURCE(i) if i < 5 else (_ for _ in ()).throw(KeyError("broken"))
+    with pytest.raises(KeyError):
         trainer.run()
-    assert Trainer(small(), SOURCE, TrainConfig(steps=6, save_every=2), folder=tmp_path).done == 4
+    trainer.close()
+    assert checkpoints(tmp_path) == ["00000004", "00000005"]
+    assert Trainer(small(), SOURCE, config, folder=tmp_path).done == 5
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    train(small(), SOURCE, CONFIG, folder=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="got {'lr': 0.001}, expected {'lr': 0.003}"):
-        Trainer(small(), SOURCE, TrainConfig(steps=6, lr=1e-3, warmup=2, seed=1), folder=tmp_path)
-    with pytest.raises(ValueError, match="expected a checkpoint of this model"):
-        Trainer(small("transformer"), SOURCE, CONFIG, folder=tmp_path)
+def test_a_checkpoint_is_a_model_that_can_be_loaded(tmp_path):
+    model = small("mac")
+    train(model, SOURCE, CONFIG, folder=tmp_path)
+    loaded = TitansLM.from_pretrained(tmp_path / CHECKPOINTS / "00000006")
+    assert torch.equal(weights(loaded), weights(model)) and loaded.config == model.config
 
 
-def test_an_interrupted_write_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    trainer = Trainer(small(), SOURCE, CONFIG, folder=tmp_path, progress=False)
-    trainer.run(until=2)
-    before = (tmp_path / "checkpoint.pt").read_bytes()
+def test_a_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path):
+    train(small(), SOURCE, CONFIG, folder=tmp_path, identity={"data": {"digest": "a"}})
+    other = TrainConfig(steps=7, lr=1e-3, warmup=2, seed=1)
+    differ = r"data.digest: got 'b', expected 'a'; train.lr: got 0.001, expected 0.003; train.steps: got 7, expected 6"
+    with pytest.raises(ValueError, match=differ):
+        Trainer(small(), SOURCE, other, folder=tmp_path, identity={"data": {"digest": "b"}})
+    with pytest.raises(ValueError, match="model.read: got 'before', expected 'after'"):
+        Trainer(small(read="before"), SOURCE, CONFIG, folder=tmp_path, identity={"data": {"digest": "a"}}, force=True)
+    with pytest.raises(ValueError, match="model.variant: got 'transformer', expected 'lmm'"):
+        Trainer(small("transformer"), SOURCE, CONFIG, folder=tmp_path, identity={"data": {"digest": "a"}})
 
-    def half(content, file):
-        file.write(b"half")
-        raise OSError("the disk is full")
 
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="full"):
-        trainer.run()
-    assert (tmp_path / "checkpoint.pt").read_bytes() == before and not list(tmp_path.glob("*.part"))
+def test_force_goes_on_with_what_may_change_and_says_so(tmp_path):
+    class Said(Reporter):
+        def say(self, text):
+            said.append(text)
+
+    said = []
+    train(small(), SOURCE, CONFIG, folder=tmp_path)
+    longer = TrainConfig(steps=8, lr=3e-3, warmup=2, seed=1)
+    assert len(train(small(), SOURCE, longer, folder=tmp_path, force=True, reporter=Said()).losses) == 8
+    assert "train.steps: 6 until" in said[0] and "resumed at step 6" in said[1]
+
+
+def test_pieces_evaluations_and_checkpoints_are_free_to_change(tmp_path):
+    whole = train(small(), SOURCE, CONFIG)
+    trainer = Trainer(small(), SOURCE, CONFIG, folder=tmp_path)
+    trainer.run(until=3)
+    trainer.close()
+    free = TrainConfig(steps=6, lr=3e-3, warmup=2, seed=1, accumulate=2, evaluate_every=5, save_every=1)
+    assert train(small(), SOURCE, free, folder=tmp_path).losses == pytest.approx(whole.losses, rel=1e-5)
+
+
+def test_a_signal_stops_after_the_step_and_the_same_call_goes_on(tmp_path):
+    whole = train(small(), SOURCE, CONFIG)
+    trainer = Trainer(small(), SOURCE, CONFIG, folder=tmp_path)
+    trainer.source = lambda i: (signal.raise_signal(signal.SIGTERM) if i == 2 else None) or SOURCE(i)
+    before = signal.getsignal(signal.SIGTERM)
+    assert len(trainer.run().losses) == 3 and trainer.stopped_by == signal.SIGTERM
+    trainer.close()
+    assert signal.getsignal(signal.SIGTERM) is before and checkpoints(tmp_path) == ["00000003"]
+    assert train(small(), SOURCE, CONFIG, folder=tmp_path).losses == whole.losses
 
 
 def test_the_rate_rises_then_falls():
@@ -122,14 +169,26 @@ def test_the_rate_rises_then_falls():
     assert math.isclose(rates[55], 0.55) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
 
 
-def test_accumulation_is_the_mean_of_its_batches():
+@pytest.mark.parametrize("pieces", [2, 3, 9])
+def test_a_batch_in_pieces_is_the_same_step(pieces):
+    """Also where the pieces have different numbers of targets."""
+
+    def source(i):
+        tokens, targets = SOURCE(i)
+        return Batch(tokens, targets.masked_fill(torch.arange(4)[:, None] == 0, -100))
+
     model, twin = small(), small()
-    config = TrainConfig(steps=1, accumulate=2, warmup=0)
-    both = [SOURCE(0), SOURCE(1)]
-    joined = Batch(*(torch.cat(x) for x in zip(*both, strict=True)))
-    train(model, SOURCE, config, progress=False)
-    train(twin, lambda i: joined, TrainConfig(steps=1, warmup=0), progress=False)
+    a = train(model, source, TrainConfig(steps=3, accumulate=pieces, warmup=0))
+    b = train(twin, source, TrainConfig(steps=3, warmup=0))
+    assert a.losses == pytest.approx(b.losses, rel=1e-5)
     torch.testing.assert_close(weights(model), weights(twin), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag"])
+def test_recomputed_activations_give_the_same_run(variant):
+    config = TrainConfig(steps=3, lr=3e-3, warmup=1)
+    runs = [train(small(variant), SOURCE, config, machine=MachineConfig(checkpoint_activations=on)) for on in (0, 1)]
+    assert runs[0].losses == runs[1].losses
 
 
 def test_gates_memories_and_norms_do_not_decay():
@@ -148,8 +207,15 @@ def test_the_hook_is_asked_on_the_way_and_at_the_end():
         return {"size": 1.0}
 
     model = small()
-    history = train(model, SOURCE, TrainConfig(steps=5, evaluate_every=2), evaluate=evaluate, progress=False)
+    history = train(model, SOURCE, TrainConfig(steps=5, evaluate_every=2), evaluate=evaluate)
     assert history.scores == [{"step": s, "size": 1.0} for s in (2, 4, 5)] and model.training
+
+
+def test_the_mean_loss_over_batches_is_the_mean_over_their_targets():
+    model = small()
+    trainer = Trainer(model, SOURCE, CONFIG)
+    with torch.no_grad():
+        assert trainer.mean_loss(SOURCE, 6) == pytest.approx(mean_loss(model), rel=1e-6)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
@@ -157,40 +223,26 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     with torch.no_grad():
         model.embedding.weight[:] = math.inf
     with pytest.raises(FloatingPointError, match="at step 1, expected a finite number"):
-        train(model, SOURCE, CONFIG, progress=False)
+        train(model, SOURCE, CONFIG)
 
 
 def test_bfloat16_trains_and_keeps_float32_weights():
     model = small()
-    history = train(model, SOURCE, TrainConfig(steps=6, lr=3e-3, warmup=2, precision="bfloat16"), progress=False)
+    history = train(model, SOURCE, TrainConfig(steps=6, lr=3e-3, warmup=2, precision="bfloat16"))
     assert history.losses[-1] < history.losses[0] and weights(model).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"lr": 0.0}, {"clip": -1.0}, {"warmup": -1}, {"precision": "float8"}, {"accumulate": 0}]
+    "wrong",
+    [{"steps": 0}, {"lr": 0.0}, {"lr": math.inf}, {"clip": -1.0}, {"warmup": -1}, {"precision": "float8"}]
+    + [{"accumulate": 0}, {"betas": (0.9, 1.0)}, {"weight_decay": math.nan}],
 )
 def test_what_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}: got"):
         TrainConfig(**wrong)
 
 
-def test_the_command_line_trains_and_goes_on(tmp_path, capsys):
-    common = ["--model", "lmm-tiny", "--data", "recall", "--batch", "2", "--length", "24", "--out", str(tmp_path)]
-    common += ["--set", "dim=16", "layers=1", "chunk_size=8", "half_life=(100.0, 200.0)", "--steps", "3"]
-    main(common)
-    losses = json.loads((tmp_path / "history.json").read_text())["history"]["losses"]
-    assert len(losses) == 3
-    model = TitansLM.from_pretrained(tmp_path)
-    assert model.config.half_life == (100.0, 200.0) and model.config.dim == 16
-    main(common)  # finished: nothing more to do
-    assert json.loads((tmp_path / "history.json").read_text())["history"]["losses"] == losses
-    assert "parameters on" in capsys.readouterr().out
-
-
-def test_the_command_line_reads_text(tmp_path):
-    (tmp_path / "a.txt").write_text("a text that is long enough to cut pieces from it. " * 8, encoding="utf-8")
-    sizes = ["--batch", "2", "--length", "16", "--steps", "2", "--set", "dim=16", "layers=1", "chunk_size=16"]
-    main(["--model", "mag-tiny", "--data", str(tmp_path / "a.txt"), "--out", str(tmp_path / "run"), *sizes])
-    assert (tmp_path / "run" / "model.safetensors").exists()
-    with pytest.raises(FileNotFoundError, match="got 'no such text'"):
-        main(["--data", "no such text", "--out", str(tmp_path)])
+def test_the_record_of_a_run_is_plain_json(tmp_path):
+    train(small(), SOURCE, CONFIG, folder=tmp_path)
+    record = json.loads((tmp_path / CHECKPOINTS / "00000006" / "run.json").read_text())
+    assert len(record["history"]["losses"]) == 6 and record["identity"]["train"]["lr"] == 3e-3

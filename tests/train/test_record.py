@@ -7,7 +7,7 @@ import pytest
 
 from titans_mini import TitansConfig
 from titans_mini.data.recall import RecallTask
-from titans_mini.train import TrainConfig
+from titans_mini.train import TrainConfig, Trainer
 from titans_mini.train import record as module
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.needle import Needle
@@ -71,13 +71,32 @@ def test_only_what_is_missing_runs_and_old_configurations_go(tmp_path):
 
 
 def test_processes_record_what_is_missing_and_nothing_twice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "commit", lambda: "abc")
-    module.record((ONE,), 2, tmp_path)
+    module.record((ONE,), 2, tmp_path, tmp_path / "pieces")
+    assert module.missing((ONE,), tmp_path) == []
     recorded = module.path_of("trial", tmp_path).read_text()
     assert len(json.loads(recorded)["experiments"]["lmm"]["runs"]) == 2
-    module.record((ONE,), 2, tmp_path)
+    module.record((ONE,), 2, tmp_path, tmp_path / "pieces")
     assert module.path_of("trial", tmp_path).read_text() == recorded
-    assert "2 runs to do" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 runs to do" in out and "0 runs to do" in out and "minutes of training in all" in out
+    pieces = sorted((tmp_path / "pieces").iterdir())
+    assert [path.suffix for path in pieces] == [".json", ".json"]  # a record for each, and no checkpoint is left
+    assert all({"commit", "date", "hardware", "scores"} <= set(json.loads(path.read_text())) for path in pieces)
+
+
+def test_an_interrupted_piece_goes_on(tmp_path, monkeypatch):
+    whole = ONE.run(0)
+    name = f"trial-lmm-{ONE.hash()}-0"
+    trainer = ONE.trainer(0, tmp_path / name)
+    trainer.run(until=2)
+    trainer.close()
+    steps = []
+    monkeypatch.setattr(
+        Trainer, "step", lambda self, *args, right=Trainer.step: steps.append(self.done) or right(self, *args)
+    )
+    piece = module.run_piece(ONE, 0, tmp_path)
+    assert steps == [2] and piece["first"] == whole["first"] and piece["scores"] == whole["scores"]
+    assert module.run_piece(ONE, 0, tmp_path) == piece and steps == [2]
 
 
 def test_a_wrong_name_on_the_command_line_is_refused(tmp_path):
@@ -87,9 +106,7 @@ def test_a_wrong_name_on_the_command_line_is_refused(tmp_path):
 
 def test_the_command_line_chooses_and_forgets(tmp_path, monkeypatch):
     chosen = []
-    monkeypatch.setattr(
-        module, "record", lambda experiments, jobs, folder: chosen.append([named(e) for e in experiments])
-    )
+    monkeypatch.setattr(module, "record", lambda experiments, *_: chosen.append([named(e) for e in experiments]))
     module.path_of("needle", tmp_path).write_text("{}")
     module.path_of("text", tmp_path).write_text("{}")
     module.main(["--only", "needle/lmm", "text", "--folder", str(tmp_path)])

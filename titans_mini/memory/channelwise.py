@@ -72,7 +72,7 @@ def channelwise(
         position = (position + part[0].shape[1]) % chunk_size
     at = at if position else M
     out = torch.cat(y, 1) if y else torch.zeros_like(tokens[2])
-    M, S, at = (tuple(w.unflatten(0, (B, H)) for w in x) for x in (M, S, at))
+    M, S, at = (tuple(w.unflatten(0, (B, H)).clone() for w in x) for x in (M, S, at))  # no views, as in `scan`
     return out.unflatten(0, (B, H)), MemoryState(weights=M, momentum=S, anchor=at, position=position)
 
 

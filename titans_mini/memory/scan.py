@@ -156,7 +156,8 @@ def forward(plan: Plan, kept: list[Layers] | None, inputs: Sequence[Tensor]) -> 
             if kept is not None:
                 kept.append([*M, *S, *_kept_outputs(plan, writes, z)])
             M, S = chunk.end(chunks[-1].end, memories[-1])
-    return tuple(x.unflatten(0, heads) for x in (y, *M, *S))
+    # a state is no view: FSDP2 hooks the tensors that a block returns, and loses its hook if a view is changed in place
+    return y.unflatten(0, heads), *(x.unflatten(0, heads).clone() for x in (*M, *S))
 
 
 def chain(

@@ -192,6 +192,30 @@ class Mixer(nn.Module):
         return *y.split((front.shape[1], x.shape[1]), 1), state
 
 
+    def restart(self, state: BlockState, fresh: Tensor) -> BlockState:
+        """Start attention anew, and the memory too in rows where a new text begins; the other memories go on.
+
+        For training on streams: the memory of a row is carried from piece to piece, its window of attention is not.
+
+        Args:
+            state: after the piece before.
+            fresh: (B,), True where a new text begins.
+        """
+        start = self.init_state(len(fresh))
+        if state.memory is None:
+            return start
+        flat, old = start.to_dict(), state.to_dict()
+        if int(flat["memory.memory.position"]) != int(old["memory.memory.position"]):
+            raise ValueError(
+                f"fresh: got a state after a piece that ends within a chunk of {self.c.chunk_size} tokens, expected "
+                "pieces of whole chunks: there the memory of every row can be exchanged"
+            )
+        for name, x in flat.items():
+            if x.dim() and name.startswith(("memory", "context")):  # shapes (B, …); mac reads h from `context`
+                flat[name] = torch.where(fresh.view(-1, *(1,) * (x.dim() - 1)), x, old[name].to(x))
+        return BlockState.from_dict(flat)
+
+
 class MemoryAlone(Mixer):
     """LMM, and the delta rules: the memory without attention.
 

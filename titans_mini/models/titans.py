@@ -66,11 +66,16 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(c.dim, c.norm_eps)
         self.mlp = SwiGLU(c.dim, c.mlp_ratio)
 
-    def forward(self, x: Tensor, state: BlockState | None) -> tuple[Tensor, BlockState]:
+    def forward(
+        self, x: Tensor, state: BlockState | None, fresh: Tensor | None = None
+    ) -> tuple[Tensor, BlockState]:
         """Apply the block: (B, T, dim) → (B, T, dim) and the state after the last token; state None starts a text.
 
-        The mixer makes the first state itself, because FSDP gathers the weights for it only inside this call.
+        The mixer makes the first state itself, because FSDP gathers the weights for it only inside this call. With
+        `fresh` it starts the text of some rows, see `TitansLM.forward`.
         """
+        if state is not None and fresh is not None:
+            state = self.mixer.restart(state, fresh)
         y, state = self.mixer(self.norm(x), state)
         x = x + y
         return x + self.mlp(self.mlp_norm(x)), state
@@ -229,13 +234,21 @@ class TitansLM(nn.Module):
         return TitansState(tuple(block.mixer.init_state(batch) for block in self.blocks))
 
     def forward(
-        self, tokens: Tensor, state: TitansState | None = None, *, padding_mask: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: TitansState | None = None,
+        *,
+        fresh: Tensor | None = None,
+        padding_mask: Tensor | None = None,
     ) -> tuple[Tensor, TitansState]:
         """Compute the logits of the token after each position.
 
         Args:
             tokens: (B, T) integers in [0, vocab_size), of any integer type.
             state: state to continue from; default the start of a text. It is never changed.
+            fresh: (B,) booleans, to train on texts side by side: True where a new text begins. The memories of the
+                other rows go on from `state`; attention starts anew in all rows, so positions stay those of training.
+                The piece before has to end with a chunk. Default: all rows go on with all that `state` holds.
             padding_mask: (B, T), True where a token is real. Padding is refused: it would shift the chunks of one
                 sequence against those of another, and with them the memory. Pad on the right and ignore the logits
                 there, or run prompts of different lengths one by one.
@@ -251,13 +264,17 @@ class TitansLM(nn.Module):
         """
         tokens = token_ids(tokens)
         state = self._checked(tokens, state, padding_mask)
+        if fresh is not None and (fresh.dtype != torch.bool or fresh.shape != tokens.shape[:1]):
+            got = f"{tuple(fresh.shape)} of {fresh.dtype}"
+            raise ValueError(f"fresh: got {got}, expected ({len(tokens)},) booleans: one for each row of tokens")
         if tokens.shape[1] == 0:
             empty = self.embedding.weight.new_zeros(*tokens.shape, self.config.vocab_size)
             return empty, state or self.init_state(tokens.shape[0])
         before, position = (state.blocks, state.position) if state else ([None] * len(self.blocks), 0)
+        position = position if fresh is None else 0
         x, blocks = self.embedding(tokens), []
         for block, block_state in zip(self.blocks, before, strict=True):
-            x, block_state = block(x, block_state)
+            x, block_state = block(x, block_state, fresh)
             blocks.append(block_state)
         return self.head(self.norm(x)), TitansState(tuple(blocks), position + tokens.shape[1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.titans import TitansLM
-from titans_mini.train.loop import TrainConfig, Trainer
+from titans_mini.train.config import TrainConfig
+from titans_mini.train.loop import Trainer
 from titans_mini.train.sources import Source
 
 SEEDS = (0, 1, 2)
@@ -58,25 +60,28 @@ class Experiment:
         own = {name: _non_defaults(part) for name, part in parts.items()}
         return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:12]
 
-    def trainer(self, seed: int, progress: bool = False) -> Trainer:
-        """Build the model of one seed and its trainer."""
+    def trainer(self, seed: int, folder: Path | None = None) -> Trainer:
+        """Build the model of one seed and its trainer; see `run`."""
         torch.manual_seed(seed)
-        model = TitansLM(self.model)
-        return Trainer(model, self.task.source(seed), replace(self.train, seed=seed), progress=progress)
+        model, config = TitansLM(self.model), replace(self.train, seed=seed)
+        return Trainer(model, self.task.source(seed), config, folder=folder, identity={"experiment": self.hash()})
 
-    def run(self, seed: int, progress: bool = False) -> dict[str, Any]:
+    def run(self, seed: int, folder: Path | None = None) -> dict[str, Any]:
         """Train and score one seed.
 
         Args:
             seed: seed of the weights and the data.
-            progress: show a progress bar.
+            folder: of the run, which goes on if it was interrupted; default none.
 
         Returns:
             The record without hardware, date and commit: "hash", "seed", "parameters", "seconds", "first" losses,
             "curve" and "scores".
         """
-        trainer = self.trainer(seed, progress)
-        history = trainer.run()
+        trainer = self.trainer(seed, folder)
+        try:
+            history = trainer.run()
+        finally:
+            trainer.close()
         trainer.model.eval()
         return {
             "hash": self.hash(),

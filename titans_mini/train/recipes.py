@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from titans_mini.models.config import TitansConfig
 from titans_mini.train.babi import Babi
+from titans_mini.train.config import TrainConfig
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.language import Language
-from titans_mini.train.loop import TrainConfig
 from titans_mini.train.needle import Needle
 
 NEEDLE = Needle()

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +23,7 @@ from titans_mini.train.recipes import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "assets" / "results"
+PIECES = ROOT / "build" / "record"  # one record for each experiment and seed, before they are put together
 COMMAND = "make results"
 
 
@@ -100,31 +102,56 @@ def missing(experiments: tuple[Experiment, ...], folder: Path = RESULTS) -> list
     return [(experiment, seed) for _, experiment, seed in sorted(found, key=lambda item: item[0])]
 
 
-def _run_seed(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """Run one seed in its own process, with one thread."""
+def run_piece(experiment: Experiment, seed: int, pieces: Path = PIECES) -> dict[str, Any]:
+    """Train and score one experiment with one seed, on one thread, and write a record of its own.
+
+    A piece that is recorded already is read; one that was interrupted goes on from its last checkpoint.
+
+    Args:
+        experiment: what to train.
+        seed: of the weights and the data.
+        pieces: folder of these records, and of the checkpoints on the way to them.
+
+    Returns:
+        The record: that of `Experiment.run` with "hardware", "date" and "commit".
+    """
     torch.set_num_threads(1)
-    return experiment.run(seed)
+    name = re.sub(r"\W+", "-", f"{experiment.group}-{experiment.name}-{experiment.hash()}-{seed}")
+    path = pieces / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    origin = {"hardware": hardware(), "date": date.today().isoformat(), "commit": commit()}
+    pieces.mkdir(parents=True, exist_ok=True)
+    run = experiment.run(seed, pieces / name) | origin
+    part = path.with_suffix(".part")
+    part.write_text(_compact(run), encoding="utf-8")
+    os.replace(part, path)
+    shutil.rmtree(pieces / name)
+    return run
 
 
-def record(experiments: tuple[Experiment, ...], jobs: int, folder: Path = RESULTS) -> None:
-    """Run all missing seeds in parallel processes, and write each result as soon as it is done.
+def record(experiments: tuple[Experiment, ...], jobs: int, folder: Path = RESULTS, pieces: Path = PIECES) -> None:
+    """Run all missing pieces, one experiment with one seed each, and add each to the results as soon as it is done.
 
     Args:
         experiments: the experiments that should have results.
         jobs: worker processes.
         folder: results folder.
+        pieces: folder of the pieces' own records.
     """
-    todo = missing(experiments, folder)
+    todo, seconds = missing(experiments, folder), 0.0
     print(f"{len(todo)} runs to do, {jobs} at a time", flush=True)
-    origin = {"hardware": hardware(), "date": date.today().isoformat(), "commit": commit()}
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch can hang
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {pool.submit(_run_seed, experiment, seed): experiment for experiment, seed in todo}
+        futures = {pool.submit(run_piece, experiment, seed, pieces): experiment for experiment, seed in todo}
         for done, future in enumerate(as_completed(futures), 1):
             experiment, run = futures[future], future.result()
+            origin = {key: run.pop(key) for key in ("hardware", "date", "commit")}
             add(experiment, run, origin, folder)
-            name, seconds = f"{experiment.group}/{experiment.name}", run["seconds"]
-            print(f"{done:3d}/{len(todo)}  {name} seed {run['seed']}: {seconds:.0f} s", flush=True)
+            seconds += run["seconds"]
+            name = f"{experiment.group}/{experiment.name} seed {run['seed']}"
+            print(f"{done:3d}/{len(todo)}  {name}: {run['seconds']:.0f} s", flush=True)
+    print(f"{seconds / 60:.1f} minutes of training in all", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -145,10 +172,13 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(
             f"--only: got {options.only}, expected some of {', '.join(f'{e.group}/{e.name}' for e in EXPERIMENTS)}"
         )
+    pieces = PIECES if options.folder == RESULTS else options.folder / "pieces"
     if options.fresh:
         for group in {e.group for e in chosen}:
             path_of(group, options.folder).unlink(missing_ok=True)
-    record(chosen, options.jobs, options.folder)
+            for piece in pieces.glob(f"{group}-*"):
+                shutil.rmtree(piece) if piece.is_dir() else piece.unlink()
+    record(chosen, options.jobs, options.folder, pieces)
 
 
 def _selected(experiment: Experiment, only: list[str]) -> bool:

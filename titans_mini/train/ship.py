@@ -20,7 +20,6 @@ from titans_mini.train.language import book
 from titans_mini.train.record import commit, hardware
 
 MAX_BYTES = 4 * 2**20  # largest weights file
-RECIPE = ("data", "train", "batch", "length", "echo", "drill")  # fields of history.json that are kept
 HELD_OUT, BYTES = "the_verdict", 8192  # a story outside the training data, and the bytes read of it
 
 
@@ -54,9 +53,9 @@ def ship(run: Path, name: str, command: str, trained_at: str, shelf: Path = FOLD
     (shelf / name).mkdir(parents=True, exist_ok=True)
     for file in ("model.safetensors", "config.json"):
         shutil.copyfile(run / file, shelf / name / file)
-    old = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    old = json.loads((run / "run.json").read_text(encoding="utf-8"))
     history = History(**old["history"])
-    record = {"command": command} | {name: old[name] for name in RECIPE if name in old}
+    record = {"command": command} | {name: old["identity"][name] for name in ("data", "train")}
     record |= {"seconds": round(history.seconds), "curve": history.thin(60)}
     record |= {"date": str(date.today()), "commit": trained_at, "hardware": hardware()}
     record |= {"sha256": hashlib.sha256((shelf / name / "model.safetensors").read_bytes()).hexdigest()}

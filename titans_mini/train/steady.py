@@ -18,8 +18,9 @@ from torch import nn
 from titans_mini.data.text import english, to_bytes
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.titans import TitansLM
+from titans_mini.train.config import TrainConfig
 from titans_mini.train.history import History
-from titans_mini.train.loop import TrainConfig, Trainer
+from titans_mini.train.loop import Trainer
 from titans_mini.train.record import RESULTS, commit, hardware
 from titans_mini.train.sources import Source, Windows
 
@@ -58,7 +59,7 @@ def steady(name: str, source: Source, steps: int, seed: int = 0) -> tuple[Titans
     preset, changes, _ = RUNS[name]
     torch.manual_seed(seed)
     model = TitansLM(TitansConfig.preset(preset, **changes))
-    trainer = Trainer(model, source, TrainConfig(steps=steps), progress=False)
+    trainer = Trainer(model, source, TrainConfig(steps=steps))
     for parameter in model.parameters():
         parameter.register_hook(_require_finite)
     history = trainer.run()
