@@ -38,6 +38,9 @@ def test_what_is_written_is_read(tmp_path):
     write(tmp_path / "one", CONTENT)  # again, over it
     same(read(tmp_path / "one"))
     assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    (tmp_path / "plain").touch()  # as the umask says
+    modes = {path.stat().st_mode for path in [*(tmp_path / "one").iterdir(), tmp_path / "plain"]}
+    assert len(modes) == 1
 
 
 def test_every_flipped_bit_is_noticed(tmp_path):

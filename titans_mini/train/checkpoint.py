@@ -200,9 +200,12 @@ def _read_manifest(path: Path) -> dict[str, str]:
 
 
 def _write_file(path: Path, data: Any) -> None:
-    """Write one file and wait until it is on the disk."""
+    """Write one file, readable as the umask says, and wait until it is on the disk."""
     if path.suffix == ".safetensors":
+        path.touch()  # safetensors itself would write it for its owner alone
+        mode = path.stat().st_mode
         tensors_to_file(data, path)
+        path.chmod(mode)
     else:
         path.write_bytes(_json(data))
     with open(path, "rb+") as file:
