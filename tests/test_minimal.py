@@ -23,6 +23,8 @@ CASES = (  # what differs from SIZES, and the tokens of the text
     ({"vocab_size": 5, "dim": 12, "heads": 3, "mlp_ratio": 2.0, "rope_base": 50.0, "norm_eps": 0.1}, 9),
     ({"chunk_size": 3, "segment": 6, "window": 40, "persistent": 1, "half_life": (2.0, 50.0), "conv_size": 2}, 12),
     ({"segment": 40, "chunk_size": 20, "layers": 1}, 1),  # one token
+    ({"writes": "x", "sees": "own", "attention_heads": 1, "min_half_life": 20.0, "layers": 1}, 21),
+    ({"writes": "x+y", "sees": "own", "long_term": 4, "heads": 1, "attention_heads": 4, "layers": 1}, 22),
     ({name: getattr(TitansConfig(), name) for name in SIZES} | {"layers": 1}, 70),  # the library's own sizes
 )
 NO_NUMBER = {"attention", "group_size", "half_life"}  # speed, memory, and where training starts
@@ -34,6 +36,8 @@ OTHERS = {
     "momentum": [False],
     "forgetting": [False],
     "forget": ["channel"],
+    "learn_gates": [False],
+    "attention_conv": [4],
     "read": ["before"],
     "gate": ["both", "literal", "add"],
     "order": ["psh"],

@@ -22,8 +22,13 @@ MEMORIES = {
     "online": {**MATRIX, "anchor": "token"},
     "channel": {"forget": "channel"},
     "read before": {"read": "before"},
+    "frozen gates, a floor": {"learn_gates": False, "min_half_life": 8.0},
 }
 ATTENTIONS = {"full": {}, "window": {"window": 5}, "segment": {"segment": 6}}
+ATTENTIONS |= {f"{name}, convolution": {**options, "conv_size": 3} for name, options in ATTENTIONS.items()}
+EVERYTHING = {"writes": "x", "sees": "own", "attention_conv": 3, "attention_heads": 4, "heads": 1, "min_half_life": 8.0}
+OTHERS = [(v, EVERYTHING | {"learn_gates": False}) for v in VARIANTS]
+OTHERS += [("mac", {"writes": "x+y", "long_term": 4, "sees": "own"}), ("mac", {"writes": "x", "attention_conv": 2})]
 
 
 # -- layers that pass --------------------------------------------------------------------------------------------------
@@ -52,6 +57,13 @@ def test_language_models_pass(variant):
     config = TitansConfig(variant, vocab_size=11, dim=8, window=5, segment=8, chunk_size=4, persistent=2)
     report = check_sequence_layer(lambda: TitansLM(config), vocab_size=11, tokens=18, dtype=BOTH)
     assert report.skipped == {"past stays clean": "tokens are integers and cannot be NaN"}
+
+
+@pytest.mark.parametrize(("variant", "options"), OTHERS, ids=str)
+def test_language_models_with_other_options_pass(variant, options):
+    sizes = {"vocab_size": 11, "dim": 8, "window": 5, "segment": 8, "chunk_size": 4, "persistent": 2, "layers": 1}
+    config = TitansConfig(variant, **sizes, **options)
+    check_sequence_layer(lambda: TitansLM(config), vocab_size=11, tokens=18, dtype=BOTH)
 
 
 def test_layers_of_pytorch_pass():

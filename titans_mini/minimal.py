@@ -13,7 +13,7 @@ autograd's, and a text is read in one call. The numbers and the weights are thos
     logits = model(tokens)  # (B, T) → (B, T, vocab_size)
 
 Left out: speed, a state to carry from call to call, sampling, half precision, inference mode
-(no_grad works), weights to start training from, and every option but the recommended ones. All of
+(no_grad works), weights to start training from, and most options but the recommended ones. All of
 these are in `titans_mini.TitansLM`.
 
 Glossary, with the equations of [1], first version. A ⚠ marks our choice where [1] leaves one open.
@@ -49,6 +49,9 @@ RECOMMENDED = {
     "momentum": True,  # η depends on the token; False would fix it at 0
     "forgetting": True,  # and so does α
     "forget": "scalar",  # ⚠ one α for all channels of a head
+    "learn_gates": True,  # training moves all gates
+    "read_only": False,  # the memory writes
+    "attention_conv": 1,  # ⚠ attention has no convolution
     "read": "after",  # ⚠ token t asks M_t, which has just learned from it
     "gate": "sigmoid",  # ⚠ the ⊗ of eq. 25 and 28: norm(y) σ(norm(m))
     "order": "phs",  # ⚠ positions in MAC count through [P ‖ h ‖ segment]
@@ -126,6 +129,7 @@ class NeuralMemory(nn.Module):
     def __init__(self, c) -> None:
         super().__init__()
         self.heads, self.depth, self.chunk_size = c.heads, c.memory_depth, c.chunk_size
+        self.max_alpha = 1 - 2 ** (-1 / c.min_half_life) if c.min_half_life else 1.0
         D = c.dim // c.heads
         self.to_qkv = nn.Linear(c.dim, 3 * c.dim, bias=False)
         self.conv = nn.Conv1d(3 * c.dim, 3 * c.dim, c.conv_size, groups=3 * c.dim, bias=False)
@@ -158,6 +162,7 @@ class NeuralMemory(nn.Module):
         q, k, v, past_next = self.project(x, past)
         gates = torch.sigmoid(self.to_gates(x)).unflatten(-1, (3, self.heads, self.depth))
         alpha, eta, theta = gates.permute(2, 1, 4, 0, 3)[..., None, None]  # (T, L, B, H, 1, 1)
+        alpha = alpha * self.max_alpha  # at most half is lost within min_half_life tokens
         theta = theta / self.chunk_size  # C equal tokens in a chunk then move M by one full step
         m, M_next, S_next = memorize(self.net, q, k, v, alpha, eta, theta, M, S, self.chunk_size)
         return m, M_next, S_next, past_next
@@ -192,7 +197,7 @@ class Attention(nn.Module):
 
     def __init__(self, c) -> None:
         super().__init__()
-        self.heads, self.rope_base = c.heads, c.rope_base
+        self.heads, self.rope_base = c.attention_heads or c.heads, c.rope_base
         self.to_qkv = nn.Linear(c.dim, 3 * c.dim, bias=False)
         self.to_output = nn.Linear(c.dim, c.dim, bias=False)
 
@@ -305,27 +310,30 @@ class MAC(Mixer):
         self.attention = Attention(c)
         self.gate = Gate(c)
         self.stride = c.segment // (c.long_term or c.segment)  # one h for every `stride` tokens
+        self.writes, self.sees = c.writes, c.sees
 
     def forward(self, x: Tensor) -> Tensor:
         """Go from segment to segment: each asks the memory that the one before has written."""
         M, S, past = self.memory.start(len(x))
-        queries, _, _, _ = self.memory.project(x, past)  # (B, H, T, D): x asks, and y is written
+        queries, _, _, _ = self.memory.project(x, past)  # (B, H, T, D): x asks for h
         segments = zip(x.split(self.segment, 1), queries.split(self.segment, 2), strict=True)
         outputs = []
         for s, q in segments:  # from here on, T counts the tokens of one segment
             h = self.memory.answer(self.memory.net(M, q), s)  # eq. 21: (B, T, dim)
             y = self.attend(h[:, :: self.stride], s)  # eq. 22, 23: (B, T, dim)
-            m, M, S, past = self.memory.write(y, M, S, past)  # eq. 24; segments are whole chunks
-            outputs.append(self.gate(y, self.memory.answer(m, y)))  # eq. 25
+            w = {"y": y, "x+y": s + y, "x": s}[self.writes]  # ⚠ [1] writes y, which may have lost s
+            m, M, S, past = self.memory.write(w, M, S, past)  # eq. 24; segments are whole chunks
+            outputs.append(self.gate(y, self.memory.answer(m, w)))  # eq. 25
         return torch.cat(outputs, 1)
 
     def attend(self, h: Tensor, s: Tensor) -> Tensor:
-        """Let token i of s see P, the h (B, E, dim) of tokens up to i, and the tokens up to i."""
+        """Let token i of s see P, the h (B, E, dim) of tokens up to i or its own, and tokens up to i."""
         E, T = h.shape[1], s.shape[1]
         i, j, e = torch.arange(T)[:, None], torch.arange(T), torch.arange(E)
         behind_h = 1 + self.segment // self.stride  # h keeps its room also in a short last segment
         positions = torch.cat([1 + e, behind_h + j])  # (E + T,)
-        mask = torch.cat([e * self.stride <= i, j <= i], 1)  # (T, E + T)
+        sees_h = i // self.stride == e if self.sees == "own" else i // self.stride >= e  # ⚠
+        mask = torch.cat([sees_h, j <= i], 1)  # (T, E + T)
         return self.attention(self.with_persistent(torch.cat([h, s], 1)), positions, mask)
 
 

@@ -411,6 +411,9 @@ def test_states_the_layer_refuses(change, error, text):
         ({"theta": 0.5}, "theta=0.5, max_theta=0.0625, expected .*0 < theta < max_theta"),
         ({"theta": 0.0}, "theta=0.0"),
         ({"max_theta": 1.5}, "max_theta=1.5"),
+        ({"learn_gates": None}, "learn_gates: got None, expected True or False"),
+        *(({"min_half_life": x}, f"min_half_life: got {x}, expected 0 for none, or tokens") for x in (-1, 32, None)),
+        ({"min_half_life": 8, "feature_half_life": 8}, "min_half_life: got 8"),
     ],
 )
 def test_layers_that_cannot_be_built(options, text):

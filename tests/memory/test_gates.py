@@ -125,6 +125,14 @@ def test_half_lives():
     assert half_life_to_alpha(1.0) == 0.5
 
 
+def test_a_floor_under_the_half_lives():
+    for floor, h in ((1.0, 2.0), (16.0, 17.0), (256.0, 1e6)):
+        cap = half_life_to_alpha(floor).item()
+        alpha = cap * torch.sigmoid(half_life_bias(h, floor)).item()
+        assert math.isclose(alpha, half_life_to_alpha(h).item(), rel_tol=1e-12)
+    assert torch.equal(half_life_bias(32.0, 0.0), half_life_bias(32.0))
+
+
 def test_log_spaced_half_lives():
     h = log_spaced_half_lives(8)
     assert h.shape == (8,) and h.dtype == torch.float64

@@ -274,6 +274,38 @@ def test_where_the_gates_start_is_configurable():
     assert (half_lives(layer, tokens())[0][:, 0] / 5 - 1).abs().max() <= 1e-12
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("forget", ["scalar", "channel"])
+@torch.no_grad()
+def test_half_lives_have_a_floor(forget):
+    layer = NeuralMemory(8, heads=2, half_life=(32, 500), min_half_life=16, forget=forget)
+    free = NeuralMemory(8, heads=2, half_life=(32, 500), forget=forget)
+    for mine, its in zip(layer.gates(tokens()), free.gates(tokens()), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-11, atol=0)  # they start alike
+    layer.to_gates.bias.fill_(50.0)
+    alpha, eta, _ = layer.gates(tokens())
+    assert (alpha - (1 - 2 ** (-1 / 16))).abs().max() <= 1e-15 and (eta == 1).all()
+
+
+def test_gates_that_do_not_learn_keep_what_they_have():
+    layer, x = NeuralMemory(8, heads=2).double(), tokens().requires_grad_()
+    with torch.no_grad():  # as if they had learned before
+        layer.to_gates.weight.normal_(generator=torch.Generator().manual_seed(0))
+    found = []
+    for learn in (True, False):
+        layer.learn_gates = learn
+        y, _ = layer(x)
+        named = {"x": x, **dict(layer.named_parameters())}
+        found.append((y, dict(zip(named, torch.autograd.grad(y.sin().sum(), list(named.values())), strict=True))))
+    (y, gradients), (z, others) = found
+    torch.testing.assert_close(z, y, rtol=0, atol=1e-14)
+    for name, gradient in gradients.items():
+        if name.startswith("to_gates"):
+            assert (others[name][:8] == 0).all() and (gradient[:8] != 0).all()  # H·L rows of α, as many of η
+            others[name][:8] = gradient[:8]
+        torch.testing.assert_close(others[name], gradient, rtol=0, atol=1e-12)  # and x still moves all gates
+
+
 @torch.no_grad()
 def test_half_lives_in_float32():
     """The bias is stored to 24 bits: half-lives within a millionth. 1 − α itself would only give 1e-4."""

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from titans_mini import TitansConfig, TitansLM
 from titans_mini.models.attention import (
     Attention,
     AttentionState,
@@ -30,7 +31,12 @@ def inputs(B=2, T=50, seed=1):
 
 def oracle(a, x, prefix=None):
     """Every query by itself, a loop over what it may see."""
-    q, k, v = a.split_heads(a.to_qkv(x), 3)
+    wide = a.to_qkv(x)
+    if a.conv is not None:  # the tokens before, across all borders, and nothing before the first
+        taps = a.conv.weight[:, 0]
+        shifted = [torch.nn.functional.pad(wide, (0, 0, j, 0))[:, : x.shape[1]] for j in range(taps.shape[1])]
+        wide = torch.nn.functional.silu(sum(z * taps[:, -1 - j] for j, z in enumerate(shifted)))
+    q, k, v = a.split_heads(wide, 3)
     places = torch.arange(x.shape[1])
     turned = places % a.segment if a.segment else places
     q, k = (rotate(z, turned + a.offset, a.rope_base) for z in (q, k))
@@ -48,6 +54,8 @@ def oracle(a, x, prefix=None):
 
 SHAPES = [{}, {"window": 1}, {"window": 8}, {"window": 50}, {"window": 64}]
 SHAPES += [{"segment": 8}, {"segment": 64, "offset": 9}]
+SHAPES += [{"conv_size": 4}, {"conv_size": 4, "window": 8}, {"conv_size": 2, "segment": 8}]
+SHAPES += [{"conv_size": 6, "window": 1}]
 
 
 @pytest.mark.parametrize("options", SHAPES, ids=str)
@@ -72,6 +80,9 @@ def test_any_split_gives_the_same(options):
             y.append(part)
         torch.testing.assert_close(torch.cat(y, 1), whole, rtol=0, atol=1e-12)
         torch.testing.assert_close(state.k, end.k, rtol=0, atol=1e-12)
+        if a.conv is not None:
+            torch.testing.assert_close(state.conv, end.conv, rtol=0, atol=1e-12)
+            assert state.conv.shape == (2, 48, options["conv_size"] - 1)
         assert state.position == end.position == 50
 
 
@@ -144,8 +155,14 @@ def test_state_round_trip_and_errors(tmp_path):
     state.save(tmp_path / "s.npz")
     again = AttentionState.load(tmp_path / "s.npz")
     assert torch.equal(again.k, state.k) and again.position == 50
-    with pytest.raises(ValueError, match="expected \\['k', 'position', 'v'\\]"):
+    with pytest.raises(ValueError, match="expected \\['k', 'position', 'v'\\] and perhaps 'conv'"):
         AttentionState.from_dict({"k": state.k})
+    _, state = layer(window=8, conv_size=4)(inputs())
+    state.save(tmp_path / "s.npz")
+    assert torch.equal(AttentionState.load(tmp_path / "s.npz").conv, state.conv)
+    for wrong in (0, 2.0, True):
+        with pytest.raises(ValueError, match=f"conv_size={wrong}, expected an integer ≥ 1"):
+            Attention(16, 2, conv_size=wrong)
     for wrong in ({"dim": 16, "heads": 3}, {"dim": 6, "heads": 2}):
         with pytest.raises(ValueError, match="even head size"):
             Attention(**wrong)
@@ -158,12 +175,13 @@ def test_state_round_trip_and_errors(tmp_path):
 
 LAYOUTS = [Layout(), Layout(window=3), Layout(prefix=2, window=4), Layout(old=5, window=6), Layout(prefix=3, old=2)]
 LAYOUTS += [Layout(prefix=1, extra=4, stride=2), Layout(2, 3, 4, None, 3, 4), Layout(2, 4, 0, None, 2, 0, True)]
+LAYOUTS += [Layout(2, 3, 0, None, 3, 0, own_extra=True), Layout(1, 3, 5, None, 3, 5, own_extra=True, first=1)]
 
 
 def dense(layout, T):
     """The mask that the other implementation uses for the same layout."""
     k = torch.zeros(1, 1, layout.extra, 2)
-    h = MemoryKeys(k, k, layout.stride, layout.begun, layout.all_extra).visible(T)
+    h = MemoryKeys(k, k, *layout[4:]).visible(T)  # the same fields in the same order
     return torch.cat([torch.ones(T, layout.prefix).bool(), h, window_mask(T, layout.old, layout.window)], 1)
 
 
@@ -190,6 +208,27 @@ def test_flex_equals_sdpa(options, monkeypatch):
         (y, state), (z, other) = (m(x[:, :20], None, prefix) for m in (a, b))
         torch.testing.assert_close(z, y, rtol=0, atol=1e-10)
         torch.testing.assert_close(b(x[:, 20:], other, prefix)[0], a(x[:, 20:], state, prefix)[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("sees", ["causal", "own"])
+@pytest.mark.parametrize("options", [{}, {"long_term": 4, "attention_conv": 3}], ids=str)
+@torch.no_grad()
+def test_flex_equals_sdpa_in_mac(sees, options, monkeypatch):
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.setattr("titans_mini.models.flex.check_flex", lambda device: None)
+    monkeypatch.setattr("titans_mini.models.flex._compiled", lambda: flex_attention.flex_attention)
+    sizes = {"dim": 16, "layers": 1, "segment": 16, "chunk_size": 4, "memory_expansion": 1, "sees": sees}
+    models = [TitansLM(TitansConfig("mac", attention=name, **sizes, **options)).double() for name in ("sdpa", "flex")]
+    models[1].load_state_dict(models[0].state_dict())
+    tokens = torch.randint(256, (2, 45), generator=torch.Generator().manual_seed(0))
+    expected, _ = models[0](tokens)
+    state, y = None, []
+    for part in tokens.split((9, 4, 32), 1):
+        logits, state = models[1](part, state)
+        y.append(logits)
+    torch.testing.assert_close(torch.cat(y, 1), expected, rtol=0, atol=1e-10)
 
 
 def test_flex_says_where_it_runs():

@@ -20,6 +20,18 @@ OPTIONS += [("lmm", {"momentum": False}), ("lmm", {"forgetting": False}), ("lmm"
 OPTIONS += [("mag", {"memory_depth": 1, "residual": False, "norm": False}), ("mac", {"memory_depth": 4})]
 OPTIONS += [(v, {"forget": "channel"}) for v in ("mac", "mag", "lmm")]
 OPTIONS += [("lmm", {"layer_gates": False, "tie_embeddings": False})]
+# what may be joined: each by itself, and all that a variant knows together
+ATTENDING, REMEMBERING = ("mac", "mag", "mal", "transformer", "swa"), ("mac", "mag", "mal", "lmm", "gated-delta")
+ALL = {"writes": "x", "sees": "own", "attention_conv": 4, "attention_heads": 4, "min_half_life": 8.0}
+ALL |= {"learn_gates": False, "heads": 1}
+NEW = [("mac", {"writes": w}) for w in ("x", "x+y")]
+NEW += [("mac", {"sees": "own", "long_term": n}) for n in (None, 8, 1)]
+NEW += [("mac", {"sees": "own", "writes": "x+y", "order": "psh", "long_term": 4})]
+NEW += [(v, {"attention_conv": 4}) for v in ATTENDING] + [(v, {"attention_heads": 4}) for v in ATTENDING]
+NEW += [(v, {name: x}) for v in REMEMBERING for name, x in (("min_half_life", 8.0), ("learn_gates", False))]
+NEW += [(v, ALL) for v in VARIANTS] + [("mac", {"heads": 4, "attention_heads": 1})]
+NEW += [("lmm", {"min_half_life": 8.0, "learn_gates": False, "forget": "channel"})]
+OPTIONS += NEW
 
 
 def config(variant="mac", **options):
@@ -118,10 +130,11 @@ def test_a_text_begins_in_init_state(variant, persistent):
         assert (x - y).norm() <= 1e-9 * y.norm(), name
 
 
+@pytest.mark.parametrize("options", [{}, ALL], ids=["", "all"])
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "transformer"])
 @torch.no_grad()
-def test_the_state_does_not_grow(variant):
-    m = model(variant)
+def test_the_state_does_not_grow(variant, options):
+    m = model(variant, **options)
     _, state = m(text(T=32))
     size, first = state.nbytes, state
     for _ in range(4):
@@ -130,12 +143,13 @@ def test_the_state_does_not_grow(variant):
     assert first.position == 32 and state.position == 160
 
 
+@pytest.mark.parametrize("options", [{}, ALL], ids=["", "all"])
 @pytest.mark.parametrize("B", [1, 2])
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "transformer"])
 @torch.no_grad()
-def test_the_state_does_not_keep_the_text_alive(variant, B):
+def test_the_state_does_not_keep_the_text_alive(variant, B, options):
     """A view of a few tokens would: its storage is that of all."""
-    m, alive = model(variant), []
+    m, alive = model(variant, **options), []
     for T in (160, 640):
         _, state = m(text(B, T))
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in state.to_dict().values()}
@@ -320,10 +334,10 @@ def test_sampling_by_hand():
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "options"), [*((v, {}) for v in VARIANTS), *((v, ALL) for v in VARIANTS)], ids=str)
 @torch.no_grad()
-def test_a_state_can_be_saved_loaded_indexed_and_moved(variant, tmp_path):
-    m, tokens = model(variant), text(B=3)
+def test_a_state_can_be_saved_loaded_indexed_and_moved(variant, options, tmp_path):
+    m, tokens = model(variant, **options), text(B=3)
     _, state = m(tokens[:, :20])
     state.save(tmp_path / "state.npz")
     again = TitansState.load(tmp_path / "state.npz")
@@ -428,6 +442,17 @@ def test_errors_name_got_and_expected():
         ({"forget": "channel", "memory_expansion": 1.5}, "a whole number"),
         ({"attention": "flash"}, "attention: got 'flash'"),
         ({"variant": "mag", "literal": True}, "the others do not leak"),
+        ({"writes": "h"}, "writes: got 'h', expected one of .*'x.y'"),
+        ({"sees": "all"}, "sees: got 'all', expected one of"),
+        ({"writes": "x", "literal": True}, "writes: got 'x' with literal=True, expected 'y', as it is printed"),
+        ({"sees": "own", "literal": True}, "sees: got 'own' with literal=True, expected 'causal'"),
+        *(({"attention_conv": x}, f"attention_conv: got {x}, expected an integer ≥ 1") for x in (0, True, 2.0)),
+        ({"attention_heads": 0}, "attention_heads: got 0, expected an integer ≥ 1"),
+        ({"attention_heads": 16}, "attention_heads: got 16 for dim 16, expected dim = heads × an even head size"),
+        *(({"heads": x, "attention_heads": 2}, f"^heads: got {x} for dim 16, expected dim = heads ×") for x in (3, 16)),
+        *(({"min_half_life": x}, f"min_half_life: got {x}, expected a finite") for x in (-1, math.nan, False)),
+        ({"min_half_life": 32.0}, "min_half_life: got 32.0, expected less than the first of half_life"),
+        ({"learn_gates": 0}, "learn_gates: got 0, expected True or False"),
     ],
     ids=str,
 )

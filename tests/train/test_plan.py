@@ -23,6 +23,7 @@ from titans_mini.train.tally import FORMULAS, Tally, count_block, count_block_di
 from tools import notebooks
 
 FOUR = ["mac-tiny", "mag-tiny", "lmm-tiny", "transformer-tiny"]
+OTHERS = {"writes": "x+y", "sees": "own", "attention_conv": 4, "attention_heads": 4, "min_half_life": 8.0}
 B, T = 2, 270  # more than a window or a segment, and no multiple of one
 
 
@@ -143,6 +144,27 @@ def test_operations_of_attention_by_hand():
     assert got.forward_backward == 6 * matrices + config.layers * 14 * T * config.dim  # five products for two
 
 
+@pytest.mark.parametrize("name", FOUR)
+def test_other_options_are_counted_too(name):
+    """Kept bytes and operations, as above, with all that attention and MAC can have besides."""
+    config = TitansConfig.preset(name, **OTHERS)
+    model, kept = TitansLM(config), {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage()
+        return x
+
+    with saved_tensors_hooks(pack, lambda x: x):
+        with FlopCounterMode(display=False, custom_mapping=FORMULAS) as forward:
+            model.loss(tokens())
+    got = plan(config, batch=B, length=T, steps=1, micro_batch=B)
+    assert got.parameters == count(config)
+    assert got.forward * B * T == pytest.approx(forward.get_total_flops(), rel=1e-9)
+    found = sum(x.nbytes() for key, x in kept.items() if key not in weights)
+    assert got.activations + got.head.kept == pytest.approx(found, rel=0.001)
+
+
 def test_operations_of_the_memory_by_hand():
     """What LMM takes beyond its projections is the dual form, as `benchmarks.flops` counts it."""
     config = TitansConfig.preset("lmm-tiny", persistent=0)
@@ -161,6 +183,8 @@ def test_operations_of_the_memory_by_hand():
     [
         ("mac-tiny", 104, {"segment": 32, "chunk_size": 16}),
         ("mag-tiny", 71, {"window": 16, "chunk_size": 16, "group_size": 1}),
+        ("mac-tiny", 104, {"segment": 32, "chunk_size": 16, "writes": "x", "sees": "own", "attention_conv": 4}),
+        ("mag-tiny", 71, {"window": 16, "chunk_size": 16, "group_size": 1, "attention_conv": 4}),
         ("lmm-tiny", 261, {}),
         ("gated-delta-tiny", 71, {"chunk_size": 16, "group_size": 1}),
     ],

@@ -18,9 +18,13 @@ def streams(batch=4, length=16, texts=9):
     return TextStreams(Tokens.of(rng.integers(0, 10, sizes.sum()), ends=np.cumsum(sizes)), batch, length)
 
 
+OTHERS = {"writes": "x", "sees": "own", "attention_conv": 4, "attention_heads": 1, "learn_gates": False}
+
+
+@pytest.mark.parametrize("options", [{}, OTHERS], ids=["", "others"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_row_that_goes_on_remembers_and_one_that_is_fresh_does_not(variant):
-    model = small(variant).double().eval()
+def test_a_row_that_goes_on_remembers_and_one_that_is_fresh_does_not(variant, options):
+    model = small(variant, **options).double().eval()
     tokens, more = torch.randint(0, 10, (2, 3, 16), generator=torch.Generator().manual_seed(0))
     fresh = torch.tensor([True, False, True])
     with torch.no_grad():

@@ -13,7 +13,7 @@ from titans_mini.data.recall import IGNORE, RecallTask
 from titans_mini.data.stories import make_stories
 from titans_mini.data.text import english
 from titans_mini.train import Curriculum, Recall, babi, language
-from titans_mini.train.needle import Needle, gates_by_kind
+from titans_mini.train.needle import Needle, gates_by_kind, gates_by_layer
 
 TASK = RecallTask(2, 4, keys=4, values=4, noise=2)
 NEEDLE = Needle(TASK, stages=((2, 1),), batch=3, length=16, lengths=(16, 64), sequences=50, bins=4)
@@ -104,6 +104,25 @@ def test_gates_are_averaged_by_kind_of_token(variant):
             assert kind["half_life"] == pytest.approx(64, rel=1e-3)
         assert kind["theta"] == pytest.approx(0.25 if variant == "delta" else 1 / 32, rel=1e-3)
     assert gates_by_kind(small("swa"), TASK, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes"), [("mal", {}), ("mac", {"layer_gates": False}), ("lmm", {"forget": "channel"})]
+)
+@torch.no_grad()
+def test_the_gates_of_all_memories_and_layers_are_averaged(variant, changes):
+    model = small(variant, layers=2, half_life=(64.0, 64.0), **changes)
+    one = model.blocks[1].mixer.memory
+    one.to_gates.bias[: one.gate_sizes["alpha"] // one.gate_layers] = 0  # the first layer's α is ½
+    found = gates_by_layer(model, TASK, 0, length=32)
+    assert [len(layers) for layers in found] == [one.gate_layers] * 2
+    lives = [[layer["noise"]["half_life"] for layer in layers] for layers in found]
+    expected = [[64.0], [1.0]] if changes.get("layer_gates") is False else [[2.0**20, 64.0], [1.0, 64.0]]
+    assert lives == [pytest.approx(x, rel=0.01) for x in expected]
+    assert all(kind["eta"] == pytest.approx(0.5) for layers in found for layer in layers for kind in layer.values())
+    last = {kind: {k: gate[k] for k in ("half_life", "theta")} for kind, gate in found[0][-1].items()}
+    assert gates_by_kind(model, TASK, 0, length=32) == last
+    assert gates_by_layer(small("swa"), TASK, 0) == []
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mag", "mal"])

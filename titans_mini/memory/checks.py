@@ -269,7 +269,7 @@ def check_sequence(layer: nn.Module, x: Tensor, state: NeuralMemoryState | None)
         return
     if not isinstance(state, NeuralMemoryState):
         raise TypeError(f"state: got {type(state).__name__}, expected the NeuralMemoryState this layer returned")
-    expected = (x.shape[0], 3 * layer.heads * layer.head_dim, layer.conv_size - 1)
+    expected = (x.shape[0], layer.to_qkv.out_features, layer.conv_size - 1)
     if tuple(state.conv.shape) != expected:
         got = tuple(state.conv.shape)
         raise ValueError(f"state.conv: got shape {got}, expected {expected}: another layer or batch?")

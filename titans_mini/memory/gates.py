@@ -230,20 +230,23 @@ def half_life_to_alpha(half_life: Tensor | float) -> Tensor:
     return -torch.expm1(-math.log(2) / h)
 
 
-def half_life_bias(half_life: Tensor | float) -> Tensor:
+def half_life_bias(half_life: Tensor | float, shortest: float = 0.0) -> Tensor:
     """Compute the bias with which a sigmoid forget gate starts at a half-life: logit(1 − 2^(−1/h)).
 
     Args:
         half_life: tokens after which half of a memory is left; any shape, > 0.
+        shortest: floor s under the half-lives, of a gate that is the sigmoid times the cap 1 − 2^(−1/s); 0 is none.
 
     Returns:
-        The bias, same shape. log(2^(1/h) − 1) is the same number without cancellation for long half-lives.
+        The bias, same shape: logit of α divided by the cap. Without a floor it is log(2^(1/h) − 1), and that has no
+        cancellation for long half-lives; a floor subtracts log(1 − 2^(1/h − 1/s)).
 
     Built in: notebooks/03 · Paper: section 4.4
     """
     half_life_to_alpha(half_life)  # its error is the clear one
     h = half_life if torch.is_tensor(half_life) else torch.tensor(half_life, dtype=torch.float64, device="cpu")
-    return torch.log(torch.expm1(math.log(2) / h))
+    bias = torch.log(torch.expm1(math.log(2) / h))
+    return bias - torch.log(-torch.expm1(math.log(2) * (1 / h - 1 / shortest))) if shortest else bias
 
 
 def log_spaced_half_lives(heads: int, shortest: float = 32.0, longest: float = 4096.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -92,11 +93,16 @@ class NeuralMemory(nn.Module):
         half_life: initial half-lives in tokens of the first and the last head, in the memory's last layer.
         feature_half_life: the same for its other layers, with `layer_gates`. ⚠ Long on purpose: a zero MLP is a fixed
             point, and a head whose layers all forget within tens of tokens ends there. Lasting features can relearn.
+        min_half_life: floor under the half-life of every token, head and layer, in tokens: α = σ(…) · cap with the cap
+            1 − 2^(−1/min_half_life), as θ has one; 0 is none. Training can learn to forget within a few dozen tokens,
+            which pays at once, and then nothing far away is left whose gradient would ask for more.
         eta: initial momentum gate.
         theta: initial step size; default (1−eta)·max_theta/2.
         max_theta: cap of θ; default 1/C (1 with anchor="token").
         momentum: False fixes η = 0: no past surprise is kept.
         forgetting: False fixes α = 0: nothing decays.
+        learn_gates: False freezes α and η; θ still learns. Their rows of `to_gates` get no gradient and keep what they
+            have: in a new layer one half-life and one η for all tokens. The weights are named and shaped as with True.
         forget: "scalar", one α per head and layer, or "channel", one per channel, see `channelwise`.
         eps: inside the memory's norm; default 0.1/D. ⚠ Much larger than usual: forgetting shrinks the weights, a norm
             with a tiny eps scales them up again, and heads with short half-lives then amplify rounding a million
@@ -128,11 +134,13 @@ class NeuralMemory(nn.Module):
         layer_gates: bool = True,
         half_life: tuple[float, float] = (32.0, 4096.0),
         feature_half_life: float = 2.0**20,
+        min_half_life: float = 0.0,
         eta: float = 0.5,
         theta: float | None = None,
         max_theta: float | None = None,
         momentum: bool = True,
         forgetting: bool = True,
+        learn_gates: bool = True,
         forget: str = "scalar",
         eps: float | None = None,
     ) -> None:
@@ -145,6 +153,7 @@ class NeuralMemory(nn.Module):
                 "expected all ≥ 1 and whole, and dim a multiple of heads (or head_dim given)"
             )
         check_switches({"layer_gates": layer_gates, "momentum": momentum, "forgetting": forgetting})
+        check_switches({"learn_gates": learn_gates})
         if not (isinstance(half_life, tuple | list) and len(half_life) == 2 and all(map(is_number, half_life))):
             raise ValueError(f"half_life: got {half_life!r}, expected two numbers of tokens: first and last head")
         if not (is_number(eta) and all(x is None or is_number(x) for x in (theta, max_theta))):
@@ -161,7 +170,16 @@ class NeuralMemory(nn.Module):
         check_options(self.net, **self.options)
         self.conv_size, self.half_life, self.eta = conv_size, half_life, eta if momentum else 0.0
         self.learned_gates = [name for name, on in (("alpha", forgetting), ("eta", momentum), ("theta", True)) if on]
-        self.feature_half_life = feature_half_life
+        self.learn_gates, self.feature_half_life = learn_gates, feature_half_life
+        starts = min(*half_life, feature_half_life)
+        if not (is_number(min_half_life) and (min_half_life == 0 or 0 < min_half_life < starts)):
+            raise ValueError(
+                f"min_half_life: got {min_half_life!r}, expected 0 for none, or tokens below the shortest half-life at "
+                f"the start, {starts:g}: a sigmoid does not reach its cap"
+            )
+        self.min_half_life = min_half_life
+        # a number of Python: also where a model is built without numbers, on the meta device or to be counted
+        self.max_alpha = -math.expm1(-math.log(2) / min_half_life) if min_half_life else 1.0
         self.max_theta = max_theta if max_theta is not None else 1.0 if anchor == "token" else 1.0 / chunk_size
         self.theta = theta if theta is not None else (1 - self.eta) * self.max_theta / 2
         if not (0 < eta < 1 and 0 < self.max_theta <= 1 and 0 < self.theta < self.max_theta):
@@ -189,14 +207,14 @@ class NeuralMemory(nn.Module):
     @torch.no_grad()
     def reset_gates(self) -> None:
         """Initialise the gates: half-lives, momentum and step size, the same for every token."""
-        alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life))  # (H,)
+        alpha = half_life_bias(log_spaced_half_lives(self.heads, *self.half_life), self.min_half_life)  # (H,)
         start_alpha = alpha.unsqueeze(-1).repeat(1, self.gate_layers)  # (H, L)
         start = {
             "alpha": start_alpha,
             "eta": torch.full_like(start_alpha, self.eta).logit(),
             "theta": torch.full_like(start_alpha, self.theta / self.max_theta).logit(),
         }
-        start_alpha[:, :-1] = half_life_bias(self.feature_half_life)
+        start_alpha[:, :-1] = half_life_bias(self.feature_half_life, self.min_half_life)
         parts = [(start[name].flatten(), size) for name, size in self.gate_sizes.items()]
         self.to_gates.bias.copy_(torch.cat([x.repeat_interleave(size // len(x)) for x, size in parts]))
         self.to_gates.weight.zero_()
@@ -231,16 +249,22 @@ class NeuralMemory(nn.Module):
             x: (B, T, dim).
 
         Returns:
-            Three tensors (B, H, T, L), L = 1 without `layer_gates`: α, η in [0, 1], θ in [0, max_theta]. With
-            forget="channel" α is (B, H, T, L, D).
+            Three tensors (B, H, T, L), L = 1 without `layer_gates`: α in [0, max_alpha], η in [0, 1], θ in
+            [0, max_theta]. With forget="channel" α is (B, H, T, L, D).
 
         Built in: notebooks/06 · Paper: section 3.1
         """
         raw = self.to_gates(x)
+        if not self.learn_gates:  # θ's rows are the last
+            frozen = raw.shape[-1] - self.gate_sizes["theta"]
+            weight, bias = (p[:frozen].detach() for p in (self.to_gates.weight, self.to_gates.bias))
+            raw = torch.cat([F.linear(x, weight, bias), raw[..., frozen:]], -1)
         raw = torch.sigmoid(raw if raw.dtype == torch.float64 else raw.float())  # in half precision 1 − 0.0002 is 1
         parts = raw.split(list(self.gate_sizes.values()), -1)  # (B, T, H·L or H·L·D)
         parts = [x.unflatten(-1, (self.heads, self.gate_layers, -1)).transpose(1, 2) for x in parts]
         learned = {name: x.squeeze(-1) for name, x in zip(self.gate_sizes, parts, strict=True)}
+        if "alpha" in learned and self.max_alpha < 1:
+            learned["alpha"] = learned["alpha"] * self.max_alpha
         none = torch.zeros_like(learned["theta"])
         return learned.get("alpha", none), learned.get("eta", none), learned["theta"] * self.max_theta
 

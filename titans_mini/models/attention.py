@@ -6,13 +6,15 @@ keys and values is bounded by the window or the segment; only full causal attent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_mini.memory.layer import short_convolution
+from titans_mini.memory.network import is_count
 from titans_mini.memory.state import State, read_position
 from titans_mini.models.flex import Layout, flex
 
@@ -121,6 +123,8 @@ class MemoryKeys(NamedTuple):
         stride: tokens per h; the first of them is the first that sees it.
         begun: tokens of the segment before this call.
         everything: whether every token sees every h, as in MAC's printed form.
+        own: whether a token sees only its own h, the latest.
+        first: number of the segment's h before the first of these, no longer kept.
 
     Built in: notebooks/10 · Paper: eq. 22
     """
@@ -130,11 +134,16 @@ class MemoryKeys(NamedTuple):
     stride: int = 1
     begun: int = 0
     everything: bool = False
+    own: bool = False
+    first: int = 0
 
     def visible(self, new: int) -> Tensor:
         """Build the mask of the h that each new token sees: (T, E) booleans."""
-        at = torch.arange(self.k.shape[2], device=self.k.device) * self.stride
-        seen = at <= torch.arange(self.begun, self.begun + new, device=at.device)[:, None]
+        at = torch.arange(self.first, self.first + self.k.shape[2], device=self.k.device) * self.stride
+        token = torch.arange(self.begun, self.begun + new, device=at.device)[:, None]
+        seen = at <= token
+        if self.own:
+            seen = seen & (token < at + self.stride)  # until the next h comes
         return torch.ones_like(seen) if self.everything else seen
 
 
@@ -167,6 +176,7 @@ class AttentionState(State):
         k: (B, H, N, D) keys, rotated.
         v: (B, H, N, D) values.
         position: tokens seen so far.
+        conv: (B, 3·dim, conv_size − 1), the last inputs of the convolution; None without one.
 
     Built in: notebooks/10 · Paper: section 4.1
     """
@@ -174,24 +184,31 @@ class AttentionState(State):
     k: Tensor
     v: Tensor
     position: int = 0
+    conv: Tensor | None = None
 
     @classmethod
     def from_dict(cls, flat: dict[str, Tensor]) -> AttentionState:
         """Rebuild a state from `to_dict`.
 
         Args:
-            flat: `k`, `v` and `position`.
+            flat: `k`, `v` and `position`, and `conv` if there is a convolution.
 
         Raises:
             ValueError: if names are missing or unknown.
         """
-        if set(flat) != {"k", "v", "position"}:
-            raise ValueError(f"AttentionState: got names {sorted(flat)}, expected ['k', 'position', 'v']")
-        return cls(flat["k"], flat["v"], read_position(flat["position"]))
+        if set(flat) - {"conv"} != {"k", "v", "position"}:
+            got = sorted(flat)
+            raise ValueError(f"AttentionState: got names {got}, expected ['k', 'position', 'v'] and perhaps 'conv'")
+        return cls(flat["k"], flat["v"], read_position(flat["position"]), flat.get("conv"))
 
 
 class Attention(nn.Module):
     """Softmax attention over the last `window` tokens, or the token's segment, and a prefix that is always visible.
+
+    x → q, k, v: linear; with `conv_size` also a causal depthwise convolution and SiLU, as in `NeuralMemory`, so that
+    neither is better equipped to bind a token to the one before it. Then rotary positions. The convolution is a token's
+    own past: windows and segments limit what attention sees, and the convolution reads on across their borders, as the
+    memory's does. The prefix and `extra` keys get the SiLU alone: they have no neighbours in the text.
 
     Args:
         dim: size of inputs and outputs.
@@ -200,12 +217,13 @@ class Attention(nn.Module):
         segment: tokens per segment; attention restarts at each. With neither, causal attention over all tokens.
         offset: position of the first token; the prefix has position 0, and `extra` keys may lie between.
         rope_base: base of the rotary frequencies.
+        conv_size: width of the convolution in tokens; 1 is none, and no SiLU.
         implementation: "sdpa", or "flex": FlexAttention on a CUDA device, the same result, compiled.
 
     Raises:
         ValueError: if sizes do not fit.
 
-    Built in: notebooks/10 · Paper: eq. 1–2, 23, 27
+    Built in: notebooks/10 · Paper: eq. 1–2, 23, 27, section 4.4
     """
 
     def __init__(
@@ -217,6 +235,7 @@ class Attention(nn.Module):
         segment: int | None = None,
         offset: int = 1,
         rope_base: float = 10_000.0,
+        conv_size: int = 1,
         implementation: str = "sdpa",
     ) -> None:
         """Build the projections; see the class for the arguments."""
@@ -227,6 +246,8 @@ class Attention(nn.Module):
             raise ValueError(
                 f"Attention: got window={window}, segment={segment}, expected one of them, or none, at least 1"
             )
+        if not is_count(conv_size):
+            raise ValueError(f"Attention: got conv_size={conv_size!r}, expected an integer ≥ 1 (1 = no convolution)")
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(f"Attention: got implementation={implementation!r}, expected one of {IMPLEMENTATIONS}")
         self.implementation = implementation
@@ -234,15 +255,20 @@ class Attention(nn.Module):
         self.offset, self.rope_base = offset, rope_base
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.to_output = nn.Linear(dim, dim, bias=False)
+        self.conv = None
+        if conv_size > 1:
+            self.conv = nn.Conv1d(3 * dim, 3 * dim, conv_size, groups=3 * dim, bias=False)
 
     def init_state(self, batch: int) -> AttentionState:
-        """Return an empty cache.
+        """Return an empty cache, and zeros before the first token of the convolution.
 
         Args:
             batch: number of sequences B.
         """
-        empty = self.to_qkv.weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)
-        return AttentionState(empty, empty)
+        weight = self.to_qkv.weight
+        empty = weight.new_zeros(batch, self.heads, 0, self.dim // self.heads)
+        conv = None if self.conv is None else weight.new_zeros(batch, len(weight), self.conv.kernel_size[0] - 1)
+        return AttentionState(empty, empty, conv=conv)
 
     def forward(
         self, x: Tensor, state: AttentionState | None = None, prefix: Tensor | None = None
@@ -260,7 +286,7 @@ class Attention(nn.Module):
         Built in: notebooks/10 · Paper: eq. 23, 27, 31
         """
         state = state or self.init_state(x.shape[0])
-        q, k, v = self.project(x, state.position)
+        q, k, v, state = self.project(x, state)
         fixed = None if prefix is None else self.keys_and_values(prefix)
         if not self.segment or state.position % self.segment + x.shape[1] <= self.segment:
             y, state = self.attend(q, k, v, state, fixed)
@@ -271,23 +297,27 @@ class Attention(nn.Module):
             out.append(y)
         return self.to_output(torch.cat(out, 1)), state
 
-    def project(self, x: Tensor, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor, state: AttentionState) -> tuple[Tensor, Tensor, Tensor, AttentionState]:
         """Project tokens to queries, keys and values, and rotate queries and keys by their positions.
 
         Args:
-            x: (B, T, dim).
-            position: tokens seen before.
+            x: (B, T, dim), of any number of segments.
+            state: after the tokens before.
 
         Returns:
-            q, k, v (B, H, T, D).
+            q, k, v (B, H, T, D), and the state with the convolution moved on; `attend` adds the rest.
 
-        Built in: notebooks/10 · Paper: eq. 1
+        Built in: notebooks/10 · Paper: eq. 1, section 4.4
         """
-        positions = torch.arange(position, position + x.shape[1], device=x.device)
+        positions = torch.arange(state.position, state.position + x.shape[1], device=x.device)
         if self.segment:
             positions = positions % self.segment
-        qk, v = self.split_heads(self.to_qkv(x), 3).split((2, 1))
-        return *rotate(qk, positions + self.offset, self.rope_base), v[0]
+        wide = self.to_qkv(x)  # (B, T, 3·dim)
+        if self.conv is not None and x.shape[1]:  # the convolution refuses an empty sequence
+            wide, past = short_convolution(wide, state.conv, self.conv.weight)
+            wide, state = F.silu(wide), replace(state, conv=past)
+        qk, v = self.split_heads(wide, 3).split((2, 1))
+        return *rotate(qk, positions + self.offset, self.rope_base), v[0], state
 
     def attend(
         self,
@@ -329,8 +359,9 @@ class Attention(nn.Module):
         return x.unflatten(-1, (parts, self.heads, self.dim // self.heads)).permute(2, 0, 3, 1, 4)
 
     def keys_and_values(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Project tokens to keys and values only: (B, E, dim) to (B, H, E, D) each, not rotated."""
-        return self.split_heads(F.linear(x, self.to_qkv.weight[self.dim :]), 2).unbind(0)
+        """Project tokens without neighbours to keys and values: (B, E, dim) to (B, H, E, D) each, not rotated."""
+        wide = F.linear(x, self.to_qkv.weight[self.dim :])  # (B, E, 2·dim)
+        return self.split_heads(wide if self.conv is None else F.silu(wide), 2).unbind(0)
 
     def _attend_dense(self, q, k, v, state, front, extra, masks) -> Tensor:
         """Attend to all cached and new keys with one mask: (B, H, T, D)."""
@@ -361,8 +392,9 @@ class Attention(nn.Module):
         sizes = {"prefix": sum(a.shape[2] for a, _ in front), "old": state.k.shape[2], "window": self.window}
         if extra:
             sizes |= {"extra": extra.k.shape[2], "stride": extra.stride, "begun": extra.begun}
+            sizes |= {"all_extra": extra.everything, "own_extra": extra.own, "first": extra.first}
         keys, values = self._concatenate_keys(k, v, state, front, extra)
-        return flex(q, keys, values, Layout(**sizes, all_extra=bool(extra and extra.everything)))
+        return flex(q, keys, values, Layout(**sizes))
 
     def _attend_blockwise(self, q, k, v, state, front) -> Tensor:
         """Attend in blocks of one window, each to itself and the block before: (B, H, T, D) at a cost linear in T."""
@@ -394,8 +426,9 @@ class Attention(nn.Module):
         elif self.segment:
             keep = position % self.segment
         if keep is not None and keep <= new:  # only new keys are kept; a view would keep the others alive
-            return AttentionState(*(z[:, :, new - keep :].clone() for z in (k, v)), position)
+            k, v = (z[:, :, new - keep :].clone() for z in (k, v))
+            return replace(state, k=k, v=v, position=position)
         k, v = (torch.cat([old.to(z), z], 2) for old, z in ((state.k, k), (state.v, v)))
         if keep is not None:
             k, v = (z[:, :, max(0, z.shape[2] - keep) :] for z in (k, v))
-        return AttentionState(k, v, position)
+        return replace(state, k=k, v=v, position=position)

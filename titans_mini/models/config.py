@@ -9,11 +9,14 @@ from typing import NamedTuple
 VARIANTS = ("mac", "mag", "mal", "lmm", "transformer", "swa", "delta", "gated-delta")
 WITH_MEMORY = ("mac", "mag", "mal", "lmm", "delta", "gated-delta")
 GATES = ("sigmoid", "both", "literal", "add")
+WRITES = ("y", "x+y", "x")
+SEES = ("causal", "own")
 # dim, layers, heads of the paper's table (NeurIPS, appendix E.1)
 SIZES = {"170m": (768, 12, 16), "340m": (1024, 24, 16), "760m": (1536, 24, 16), "1.3b": (2048, 18, 8)}
 # ⚠ fields that the paper leaves open, with the reason for each default
 OPEN = {
-    "heads": "one number for attention and memory: no other is given, and equal widths need no projection between them",
+    "attention_heads": "one number for attention and memory: no other is given, and equal widths need no projection",
+    "attention_conv": "section 4.4 puts one after each of q, k and v, and does not say whether attention's are meant",
     "tie_embeddings": "not stated; models and vocabularies as small as ours gain from one table instead of two",
     "layer_gates": "the second version says that depth does not pay without a set per layer; the first has one for all",
     "forget": "the first version has one α, the second one per channel; a single α is cheaper and enough to learn from",
@@ -21,6 +24,8 @@ OPEN = {
     "gate": "a gate should select among attention's outputs, and norms keep a small branch from vanishing in a product",
     "order": "the first version's figure and equation agree on it; only positions differ, the masks are causal in both",
     "long_term": "eq. 21 computes one h per token; the presets have half as many, as the second version does",
+    "writes": "eq. 24 writes y; without a residual what a token is gets there by attention alone; x and x + y keep it",
+    "sees": "eq. 21 answers each token's own question, eq. 22 joins all answers: who sees whose, only the mask can say",
     "literal": "the printed form leaks the future, and a language model must not",
     "mal_residual": "the second version names Samba, with residuals; without them all signals pass through the memory",
 }
@@ -47,7 +52,9 @@ class TitansConfig:
     vocab_size: int = 256  # bytes; the paper's models have 32,000 subwords
     dim: int = 64  # width of the residual stream
     layers: int = 2
-    heads: int = 2  # ⚠ the same number for attention and memory
+    heads: int = 2  # of the memory, and of attention unless `attention_heads` says otherwise
+    attention_heads: int | None = None  # ⚠ heads of attention alone; None is `heads`
+    attention_conv: int = 1  # ⚠ width of a causal convolution of attention's q, k, v, with SiLU; 1 is neither
     mlp_ratio: float = 8 / 3  # hidden width of the SwiGLU in units of dim: as many weights as an MLP of ratio 4
     window: int = 64  # mag, mal, swa: tokens a query sees; the paper has 2,048
     segment: int = 64  # mac: tokens attended to at once; the paper has 512
@@ -66,8 +73,11 @@ class TitansConfig:
     conv_size: int = 4
     half_life: tuple[float, float] = (32.0, 4096.0)  # initial half-lives in tokens, first and last head
     max_theta: float | None = None  # cap of θ; default 1/C, see NeuralMemory
+    min_half_life: float = 0.0  # floor under the half-life of every token, in tokens, as θ has a cap; 0 is none
     momentum: bool = True  # False: η = 0, for ablations
     forgetting: bool = True  # False: α = 0
+    read_only: bool = False  # lmm, mag, mal: nothing is ever written, every token reads the learned M₀; to compare
+    learn_gates: bool = True  # False: α and η keep their initial values for all tokens, and θ alone is learned
     forget: str = "scalar"  # ⚠ or "channel": one rate per channel, see `channelwise`; the delta rules use one per head
     group_size: int | None = None  # chunks read together, with one state kept for training; see `neural_memory`
     attention: str = "sdpa"  # or "flex": FlexAttention, the same result, for CUDA devices
@@ -77,6 +87,8 @@ class TitansConfig:
     gate: str = "sigmoid"  # ⚠ ⊗ of eq. 25, 28: norm(y) σ(norm(m)); "both" σ·σ, "literal" y·m, "add" norm(y) + norm(m)
     order: str = "phs"  # ⚠ mac: positions of [P ‖ h ‖ S] (v1) or "psh" (second version); masks are causal in both
     long_term: int | None = None  # ⚠ mac: tokens h per segment, evenly spaced; None is one per token
+    writes: str = "y"  # ⚠ mac: what the memory writes and is then asked, eq. 24–25: y, the block's normed x, or "x+y"
+    sees: str = "causal"  # ⚠ mac: whose h a token attends to: those up to its own, or "own", the latest of them alone
     literal: bool = False  # ⚠ mac as printed: h and the final read see their whole segment. It leaks; for a lesson
     mal_residual: bool = True  # ⚠ mal: x + M(x) before attention; False is eq. 30–31 to the letter
 
@@ -89,6 +101,8 @@ class TitansConfig:
             ("order", ("phs", "psh")),
             ("forget", ("scalar", "channel")),
             ("attention", ("sdpa", "flex")),
+            ("writes", WRITES),
+            ("sees", SEES),
         ):
             if getattr(self, name) not in allowed:
                 got = getattr(self, name)
@@ -108,11 +122,18 @@ class TitansConfig:
                 f"half_life: got {pair!r}, expected two numbers of tokens, 0 < first ≤ last: one for the first head, "
                 "one for the last"
             )
-        if self.dim % self.heads or self.dim // self.heads % 2:
+        if self.min_half_life >= pair[0] and self.variant in WITH_MEMORY:
             raise ValueError(
-                f"heads: got {self.heads} for dim {self.dim}, expected dim = heads × an even head size: positions turn "
-                "pairs of components"
+                f"min_half_life: got {self.min_half_life!r}, expected less than the first of half_life {pair}, or 0 "
+                "for none: gates start above their floor"
             )
+        for name in ("heads", "attention_heads"):  # of the memory too: a head of one component has keys of ±1 only
+            heads = getattr(self, name)
+            if heads is not None and (self.dim % heads or self.dim // heads % 2):
+                raise ValueError(
+                    f"{name}: got {heads} for dim {self.dim}, expected dim = heads × an even head size: positions turn "
+                    "pairs of components"
+                )
         if self.forget == "channel" and self.memory_depth > 1 and self.memory_expansion % 1:
             raise ValueError(
                 f"memory_expansion: got {self.memory_expansion} with forget='channel', expected a whole number: "
@@ -127,8 +148,13 @@ class TitansConfig:
             raise ValueError(
                 f"long_term: got {self.long_term}, expected a divisor of segment {self.segment}, or None: one per token"
             )
+        if self.read_only and self.variant not in ("lmm", "mag", "mal"):
+            raise ValueError(f"read_only: got True with variant {self.variant!r}, expected 'lmm', 'mag' or 'mal'")
         if self.literal and self.variant != "mac":
             raise ValueError(f"literal: got True with variant {self.variant!r}, expected 'mac': the others do not leak")
+        for name, printed in (("writes", "y"), ("sees", "causal")):
+            if self.literal and (got := getattr(self, name)) != printed:
+                raise ValueError(f"{name}: got {got!r} with literal=True, expected {printed!r}, as it is printed")
 
     def _check_kind(self, name: str, kind: str) -> None:
         """Raise if a field's value is not of the annotated type, or is a number out of range."""
@@ -141,7 +167,8 @@ class TitansConfig:
             least = 0 if name == "persistent" else 1
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"{name}: got {value!r}, expected an integer ≥ {least}: a fraction, or a switch?")
-        if kind == "float" and not _is_positive(value):
+        none = name == "min_half_life" and value == 0 and not isinstance(value, bool)
+        if kind == "float" and not (_is_positive(value) or none):
             raise ValueError(f"{name}: got {value!r}, expected a finite number > 0: did a computation go wrong?")
 
     @classmethod

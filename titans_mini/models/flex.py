@@ -27,6 +27,8 @@ class Layout(NamedTuple):
         stride: tokens per h.
         begun: tokens of this segment before the call.
         all_extra: whether every token sees every h, as in MAC's printed form.
+        own_extra: whether a token sees only its own h, the latest.
+        first: number of this segment's h before the first of the E.
     """
 
     prefix: int = 0
@@ -36,6 +38,8 @@ class Layout(NamedTuple):
     stride: int = 1
     begun: int = 0
     all_extra: bool = False
+    own_extra: bool = False
+    first: int = 0
 
 
 def mask_rule(layout: Layout) -> Rule:
@@ -49,7 +53,7 @@ def mask_rule(layout: Layout) -> Rule:
 
     Built in: notebooks/10 · Paper: section 4.1
     """
-    P, E, old, window, stride, begun, everything = layout
+    P, E, old, window, stride, begun, everything, own, first = layout
 
     def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         distance = query + old - (key - P - E)
@@ -58,7 +62,8 @@ def mask_rule(layout: Layout) -> Rule:
             token = token & (distance < window)
         h = (key >= P) & (key < P + E)
         if not everything:
-            h = h & ((key - P) * stride <= query + begun)
+            since = query + begun - (key - P + first) * stride  # tokens since the first that sees this h
+            h = h & (since >= 0) & (since < stride) if own else h & (since >= 0)
         return (key < P) | h | token
 
     return rule

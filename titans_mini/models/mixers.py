@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from titans_mini.memory.layer import NeuralMemory
 from titans_mini.memory.state import NeuralMemoryState, State
 from titans_mini.models.attention import Attention, AttentionState
-from titans_mini.models.baselines import DeltaMemory
+from titans_mini.models.baselines import DeltaMemory, ReadOnlyMemory
 from titans_mini.models.config import TitansConfig
 
 
@@ -25,7 +25,7 @@ class BlockState(State):
         prefix: mal: (B, P, dim), the attention's prefix, made from the memory's answers to the persistent tokens.
         context: mac: L tensors (B, H, in, out), the memory at the start of the segment; h is read from it.
         context_conv: mac: (B, H·D, conv_size − 1), last inputs of the convolution of h's queries.
-        h_keys: mac: (B, H, E, D), rotated keys of this segment's h so far.
+        h_keys: mac: (B, H, E, D), rotated keys of this segment's h so far; with sees="own" of the latest alone.
         h_values: mac: (B, H, E, D), their values.
 
     Built in: notebooks/10 · Paper: section 4
@@ -112,12 +112,13 @@ def build_memory(c: TitansConfig) -> NeuralMemory:
         c: the configuration.
 
     Returns:
-        A `NeuralMemory`, or a `DeltaMemory` for the delta rules.
+        A `NeuralMemory`, a `DeltaMemory` for the delta rules, or a `ReadOnlyMemory`.
     """
     if c.variant in ("delta", "gated-delta"):
         sizes = {"chunk_size": c.chunk_size, "conv_size": c.conv_size, "group_size": c.group_size}
-        return DeltaMemory(c.dim, c.heads, gated=c.variant == "gated-delta", half_life=c.half_life, **sizes)
-    return NeuralMemory(
+        sizes |= {"half_life": c.half_life, "min_half_life": c.min_half_life, "learn_gates": c.learn_gates}
+        return DeltaMemory(c.dim, c.heads, gated=c.variant == "gated-delta", **sizes)
+    return (ReadOnlyMemory if c.read_only else NeuralMemory)(
         c.dim,
         c.heads,
         depth=c.memory_depth,
@@ -130,9 +131,11 @@ def build_memory(c: TitansConfig) -> NeuralMemory:
         conv_size=c.conv_size,
         layer_gates=c.layer_gates,
         half_life=c.half_life,
+        min_half_life=c.min_half_life,
         max_theta=c.max_theta,
         momentum=c.momentum,
         forgetting=c.forgetting,
+        learn_gates=c.learn_gates,
         forget=c.forget,
     )
 
@@ -144,7 +147,8 @@ def build_attention(c: TitansConfig, **shape: int | None) -> Attention:
         c: the configuration.
         shape: window, segment and offset of `Attention`.
     """
-    return Attention(c.dim, c.heads, rope_base=c.rope_base, implementation=c.attention, **shape)
+    options = {"rope_base": c.rope_base, "conv_size": c.attention_conv, "implementation": c.attention}
+    return Attention(c.dim, c.attention_heads or c.heads, **options, **shape)
 
 
 class Mixer(nn.Module):
@@ -190,7 +194,6 @@ class Mixer(nn.Module):
         front = self.persistent.expand(len(x), -1, -1)
         y, state = self.memory(torch.cat([front, x], 1))
         return *y.split((front.shape[1], x.shape[1]), 1), state
-
 
     def restart(self, state: BlockState, fresh: Tensor) -> BlockState:
         """Start attention anew, and the memory too in rows where a new text begins; the other memories go on.

@@ -66,9 +66,7 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(c.dim, c.norm_eps)
         self.mlp = SwiGLU(c.dim, c.mlp_ratio)
 
-    def forward(
-        self, x: Tensor, state: BlockState | None, fresh: Tensor | None = None
-    ) -> tuple[Tensor, BlockState]:
+    def forward(self, x: Tensor, state: BlockState | None, fresh: Tensor | None = None) -> tuple[Tensor, BlockState]:
         """Apply the block: (B, T, dim) → (B, T, dim) and the state after the last token; state None starts a text.
 
         The mixer makes the first state itself, because FSDP gathers the weights for it only inside this call. With

@@ -52,11 +52,14 @@ class Needle:
             "chance": accuracy of guessing. "lengths": a list of {"length", "right": correct answers per depth bin,
             "asked": questions per depth bin, "order": correct answers to the first question of a sequence, the
             second …}. A model that knows which values occur, but not their keys, is right at the last question, when
-            only one value is left. "gates": as returned by `gates_by_kind`.
+            only one value is left. "gates": as returned by `gates_by_kind`. "all_gates": by `gates_by_layer`; records
+            made before it existed lack it.
         """
         task = replace(self.task, questions=self.task.pairs)
         rows = [self._at_length(model, task, length, HELD_OUT + seed) for length in self.lengths]
-        return {"chance": 1 / task.values, "lengths": rows, "gates": gates_by_kind(model, task, HELD_OUT + seed)}
+        gates = {"gates": gates_by_kind(model, task, HELD_OUT + seed)}
+        gates |= {"all_gates": gates_by_layer(model, task, HELD_OUT + seed)}
+        return {"chance": 1 / task.values, "lengths": rows, **gates}
 
     @torch.no_grad()
     def _at_length(self, model: nn.Module, task: RecallTask, length: int, seed: int) -> dict:
@@ -74,7 +77,6 @@ class Needle:
         return {"length": length} | {name: x.int().tolist() for name, x in counts.items()}
 
 
-@torch.no_grad()
 def gates_by_kind(model: nn.Module, task: RecallTask, seed: int, length: int = 256) -> dict | None:
     """Average the first memory's gates over the keys, values and noise tokens of haystacks.
 
@@ -88,23 +90,58 @@ def gates_by_kind(model: nn.Module, task: RecallTask, seed: int, length: int = 2
         Kind of token → {"half_life": tokens, "theta": step size}, of the memory's last layer, averaged over heads; the
         half-life is that of the mean α, None if that is 0. None for a model without a memory.
     """
-    memories = [m for m in model.modules() if isinstance(m, NeuralMemory)]
+    memories = gates_by_layer(model, task, seed, length)
     if not memories:
         return None
-    seen: list[torch.Tensor] = []
-    hook = memories[0].to_gates.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    return {kind: {name: gate[name] for name in ("half_life", "theta")} for kind, gate in memories[0][-1].items()}
+
+
+@torch.no_grad()
+def gates_by_layer(model: nn.Module, task: RecallTask, seed: int, length: int = 256) -> list[list[dict]]:
+    """Average the gates of all memories and all their layers over the keys, values and noise tokens of haystacks.
+
+    A layer that forgets its features loses what the layers after it still hold, so the last one alone does not tell
+    how long a memory lasts.
+
+    Args:
+        model: a `TitansLM`.
+        task: the task of its training.
+        seed: seed of the haystacks.
+        length: tokens per haystack.
+
+    Returns:
+        A list over the blocks that have a memory, of lists over the layers of its network (one entry if they share
+        their gates): kind of token → {"half_life": tokens, "eta": momentum, "theta": step size}, as in `gates_by_kind`.
+    """
+    memories = [m for m in model.modules() if isinstance(m, NeuralMemory) and hasattr(m, "to_gates")]
+    seen: list[list[torch.Tensor]] = [[] for _ in memories]
+    hooks = [
+        m.to_gates.register_forward_pre_hook(lambda module, inputs, to=to: to.append(inputs[0]))
+        for m, to in zip(memories, seen, strict=True)
+    ]
     tokens = task.batch(16, length, seed).tokens
     try:
-        model(tokens)
+        if memories:
+            model(tokens)
     finally:
-        hook.remove()
-    read = torch.cat(seen, 1)[:, -length:]  # MAC reads segment by segment; the others read persistent tokens first
-    alpha, _, theta = memories[0].gates(read)
-    alpha, theta = (g[..., -1].mean(1).double() for g in (alpha, theta))  # (B, T)
+        for hook in hooks:
+            hook.remove()
     edges = torch.tensor([task.keys, task.keys + task.values])
     kind = torch.bucketize(tokens, edges, right=True)
+    out = []
+    for memory, inputs in zip(memories, seen, strict=True):
+        read = torch.cat(inputs, 1)[:, -length:]  # MAC reads segment by segment; others read persistent tokens first
+        gates = [(g.mean(-1) if g.dim() > 4 else g).mean(1).double() for g in memory.gates(read)]  # α may be a vector
+        layers = zip(*(g.unbind(-1) for g in gates), strict=True)  # L times three (B, T)
+        out.append([_by_kind(kind, *layer) for layer in layers])
+    return out
+
+
+def _by_kind(kind: torch.Tensor, alpha: torch.Tensor, eta: torch.Tensor, theta: torch.Tensor) -> dict:
+    """Average the gates (B, T) of one layer over the tokens of each kind."""
     out = {}
     for i, name in enumerate(("key", "value", "noise")):
         rate = -torch.log2(1 - alpha[kind == i].mean()).item()  # halvings per token
-        out[name] = {"half_life": 1 / rate if rate > 0 else None, "theta": theta[kind == i].mean().item()}
+        means = {"eta": eta[kind == i].mean().item(), "theta": theta[kind == i].mean().item()}
+        out[name] = {"half_life": 1 / rate if rate > 0 else None, **means}
     return out
