@@ -130,6 +130,17 @@ def test_a_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path):
         Trainer(small("transformer"), SOURCE, CONFIG, folder=tmp_path, identity={"data": {"digest": "a"}})
 
 
+def test_a_checkpoint_from_before_a_field_existed_is_resumed_with_its_default(tmp_path):
+    trainer = Trainer(small(), SOURCE, CONFIG)
+    saved = {part: dict(fields) for part, fields in trainer.identity.items()}
+    del saved["train"]["betas"], saved["model"]["read"]
+    trainer._compare(saved)
+    trainer.identity["model"]["read"] = "before"
+    del saved["model"]["read"]
+    with pytest.raises(ValueError, match="model.read: got 'before', expected 'after'"):
+        trainer._compare(saved)
+
+
 def test_force_goes_on_with_what_may_change_and_says_so(tmp_path):
     class Said(Reporter):
         def say(self, text):

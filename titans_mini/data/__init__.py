@@ -5,6 +5,7 @@ from titans_mini.data.babilong import BabilongSample, babilong, babilong_correct
 from titans_mini.data.digits import digits
 from titans_mini.data.fetch import KNOWN, fetch
 from titans_mini.data.needle import RULER_TASKS, NeedleSample, NeedleTask, parse_needle, string_match_all
+from titans_mini.data.novels import novel
 from titans_mini.data.recall import RecallBatch, RecallTask
 from titans_mini.data.ruler import needles
 from titans_mini.data.shards import Shards, Tokens, find_shards
@@ -46,6 +47,7 @@ __all__ = [
     "last_room",
     "make_stories",
     "needles",
+    "novel",
     "parse_needle",
     "parse_stories",
     "read_stories",

@@ -119,6 +119,87 @@ KNOWN: dict[str, Known] = {
     ),
 }
 
+# The seventeen novels: repository of GITenberg → its commit, and the sha256 of the book. Their exact bytes stay there,
+# while gutenberg.org replaces editions. The licence that comes with them binds the name and the header alone.
+_NOVELS = {
+    "A-Tale-of-Two-Cities_98": (
+        "0f6111bc7237af7375295ec1754c2e57e19f67f1",
+        "e4733dca6c496f6b21f38ef270bbdb88a2243a57690494f3ba84fb3fd8708a12",
+    ),
+    "Adventures-of-Huckleberry-Finn_76": (
+        "8494afff3a26f95f37376f7a79a014cf818ccaba",
+        "83c8971b86eb16f61c0b74d35ff3a18933677b936cba1b2463f9ec6bd9453249",
+    ),
+    "David-Copperfield_766": (
+        "1cfa9f937da3d37507885e00150ece32fb475da9",
+        "c43537db85ec5df721765a9516d951aec99920b0cf1abcf1eb0a790191ccbc11",
+    ),
+    "Emma_158": (
+        "9943f6422b9246e7ad37625d6bd014b035fbfdea",
+        "1db38633b6135805b4ca4b874ec5ced5be608ac3c3138cdae6019fc346d633a2",
+    ),
+    "Great-Expectations_1400": (
+        "889db0e100928a957f469bf834c564d04065c8e6",
+        "64cd8797f6439d21be03154b8e3e97c4fe8c0df6f032a98871a5554c0621c500",
+    ),
+    "Jane-Eyre_1260": (
+        "d8976a3c05269fb2ecb83d4575d82c6c2abe0012",
+        "bc74b04ec70c9283323f5043f3305c4b08e70650a96ca5a9e1c5e5c5b4c0aa9a",
+    ),
+    "Middlemarch_145": (
+        "39add53d31f10ba5cecdcbe8c095f90b25fd4b3f",
+        "f499b77eb0e4e34edc3bae6b968e3241c8327384631bd26e8eec76b726915a7d",
+    ),
+    "Pride-and-Prejudice_1342": (
+        "81db45c9c48c592f0b77f01fc59e677ad0a5634e",
+        "441e778a4297bfc944dc254810e8ded3134cfb0e36d73eef6bb312b4ffd74d6a",
+    ),
+    "Sense-and-Sensibility_161": (
+        "1cd7ffed1c21536f6ee2fea4d68c96e2c12ce14c",
+        "9109bd8aabe8f36d0814bd6f5afad1e278b1369d66c0d3846667f0659e119d27",
+    ),
+    "The-Hound-of-the-Baskervilles_2852": (
+        "bb11a2bd7e3cda991b7f83936e811a0f472c089c",
+        "f128d1476b176d1273da92aa0394dc55ad605995a914c83c3464a52f226f3b46",
+    ),
+    "The-Memoirs-of-Sherlock-Holmes_834": (
+        "6a4b3489ac34fb2b01bb5f8e8097134b2e954d5c",
+        "ce431578214ff174df0958b0277d9f3fc2c27bd06c6862d51777c2a04a3d752e",
+    ),
+    "The-Picture-of-Dorian-Gray_174": (
+        "2e7a9776d3179fac76db4370fd66231ac0f4c184",
+        "0c9a2cbf188ca6534c60381b764ac37bf4594b16971aea5cc8263e83b9ce9a05",
+    ),
+    "The-Return-of-Sherlock-Holmes_108": (
+        "723d6d49bca7b22e3b33e68af4df88ea6c12b459",
+        "ae6a89aa626af682045e873a3a6d171c706f6fc5c0a0388d1027788aebe4ab5d",
+    ),
+    "The-Woman-in-White_583": (
+        "f5a0780930ca6a67810bbf58353435eaca1d042c",
+        "19007f23f185050fb09ec505260cd14fe0ff7286b11f69f2fd49515da8ff84f2",
+    ),
+    "Treasure-Island_120": (
+        "46f38f7b63dbda34415ce29ef5548023a8ba8dda",
+        "6c37a18a886b4c12eaf4e5ff301813186616c7ee899c268db94eddd433027da7",
+    ),
+    "Twenty-Thousand-Leagues-under-the-Sea_164": (
+        "835d12c2b90c35cf64428378c63521580c7943d9",
+        "e98865878afb5505a9f94b218cc873cf723da51abfeced7ccb762734b19f07ae",
+    ),
+    "Wuthering-Heights_768": (
+        "7f246b8eba2cf744e757f7425c90ad362ecb8a99",
+        "2ff1cd2fa12ecff82da679e889ca7645e132e7bcfd55768ea42a955abe12c1e1",
+    ),
+}
+for _repository, (_commit, _sha256) in _NOVELS.items():
+    _title, _number = _repository.lower().replace("-", "_").rsplit("_", 1)
+    KNOWN[_title] = Known(
+        f"{_RAW}/GITenberg/{_repository}/{_commit}/{_number}.txt",
+        _sha256,
+        f"text/books/{_title}_pg{_number}.txt",
+        "public domain in the US; Project Gutenberg License on header and name",
+    )
+
 
 def fetch(
     name_or_url: str,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 PRECISIONS = ("float32", "bfloat16")
 ORDERS = ("windows", "streams")
+SCHEDULES = ("cosine", "flat")
+FLAT = 0.4  # share of the steps for which the schedule "flat" keeps the rate
 PARALLEL = ("auto", "ddp", "fsdp")
 
 
@@ -23,10 +25,12 @@ class TrainConfig:
     steps: int = 1000  # optimizer steps
     lr: float = 4e-4  # learning rate at the end of the warm-up, as in the paper
     warmup: int = 50  # steps over which the rate rises from 0
-    final_lr: float = 0.1  # end of the cosine schedule, in units of lr
+    final_lr: float = 0.1  # end of the schedule, in units of lr
+    schedule: str = "cosine"  # or flat: the rate stays for 40 % of the steps, then falls in a straight line
     weight_decay: float = 0.1  # on matrices only, as in the paper; norms, biases and gates would lose their meaning
     betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
     clip: float = 1.0  # maximum gradient norm
+    clip_start: float | None = None  # of all M₀ together, apart from the other weights; None: in one with them
     accumulate: int = 1  # pieces in which a process computes its part of a batch: less memory, the same step
     precision: str = "float32"  # or bfloat16: autocast; weights, their sums and the memory's state stay float32
     evaluate_every: int = 0  # steps between evaluations; 0: only at the end
@@ -40,16 +44,20 @@ class TrainConfig:
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}: got {getattr(self, name)}, expected a finite number > 0")
+        if self.clip_start is not None and not 0 < self.clip_start < math.inf:
+            raise ValueError(f"clip_start: got {self.clip_start}, expected a finite number > 0, or None")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: got {self.betas}, expected two numbers in [0, 1)")
         check_choice(self, "precision", PRECISIONS)
+        check_choice(self, "schedule", SCHEDULES)
 
     def rate(self, step: int) -> float:
-        """Compute the learning rate of step number `step`, counted from 0: a linear warm-up, then half a cosine."""
+        """Compute the learning rate of step number `step`, counted from 0: a linear warm-up, then the schedule."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * (self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * min(done, 1))) / 2)
+        done = min((step - self.warmup) / max(1, self.steps - self.warmup), 1)
+        cosine, line = (1 + math.cos(math.pi * done)) / 2, min(1, (1 - done) / (1 - FLAT))
+        return self.lr * (self.final_lr + (1 - self.final_lr) * (cosine if self.schedule == "cosine" else line))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,10 @@ EARLY = 5  # initial losses kept: a test trains these steps again
 
 
 class Task(Protocol):
-    """Interface of a task: training batches and a score."""
+    """Interface of a task: training batches and a score.
+
+    A task may also have a method `start(model, seed)`: it sets weights before training, and which of them are trained.
+    """
 
     @property
     def vocab_size(self) -> int:
@@ -64,6 +67,8 @@ class Experiment:
         """Build the model of one seed and its trainer; see `run`."""
         torch.manual_seed(seed)
         model, config = TitansLM(self.model), replace(self.train, seed=seed)
+        if hasattr(self.task, "start"):
+            self.task.start(model, seed)
         return Trainer(model, self.task.source(seed), config, folder=folder, identity={"experiment": self.hash()})
 
     def run(self, seed: int, folder: Path | None = None) -> dict[str, Any]:

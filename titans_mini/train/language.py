@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.data.fetch import fetch
+from titans_mini.data.novels import gutenberg_body
 from titans_mini.data.text import to_bytes
 from titans_mini.train.sources import Source, Windows
 
@@ -22,9 +22,7 @@ def book(name: str) -> str:
     Args:
         name: a name known to `fetch`, such as "sherlock".
     """
-    text = fetch(name).read_bytes().decode("utf-8").replace("\r\n", "\n")
-    found = re.search(r"\*\*\* ?START OF[^\n]*\n(.*)\*\*\* ?END OF", text, re.S)
-    return (found[1] if found else text).strip() + "\n"
+    return gutenberg_body(fetch(name).read_bytes())
 
 
 @dataclass(frozen=True)

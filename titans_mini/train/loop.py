@@ -124,7 +124,7 @@ class Trainer:
         train = {name: x for name, x in asdict(self.config).items() if name not in FREE}
         config = getattr(model, "config", None)
         own = {"model": asdict(config)} if dataclasses.is_dataclass(config) else {}
-        return json.loads(json.dumps({"train": train, **own, **more}))  # a tuple is a list in JSON
+        return _plain({"train": train, **own, **more})
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -184,7 +184,7 @@ class Trainer:
         total, stop, due = self.team.sum(float(total) / max(count, 1), float(bool(self.told)), float(due))
         if not math.isfinite(total):
             raise FloatingPointError(f"loss: got {total} at step {number + 1}, expected a finite number: lr too large?")
-        norm = self.team.number(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip))
+        norm = self.team.number(self._clip())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if stop:  # all processes stop after the same step, also those that were not told
@@ -202,6 +202,19 @@ class Trainer:
                 "computes as many as the others"
             )
         return batch
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients; return the norm of all, or of all but those of M₀ if these are clipped apart.
+
+        The norm after a memory makes its answers, and with them the gradient, as large for a small M₀ as for a large
+        one. Clipped together with it, all other weights would learn more slowly the smaller M₀ is.
+        """
+        c, named = self.config, list(self.plain.named_parameters())
+        starts = [p for name, p in named if c.clip_start is not None and "initial_weights" in name]
+        if starts:
+            nn.utils.clip_grad_norm_(starts, c.clip_start)
+        apart = {id(p) for p in starts}
+        return nn.utils.clip_grad_norm_([p for _, p in named if id(p) not in apart], c.clip)
 
     def _loss(self, piece: Batch, state: Any) -> tuple[Tensor, Any]:
         """Compute the summed cross-entropy of the positions that have a target, and the state to carry on."""
@@ -339,7 +352,14 @@ class Trainer:
             self._resume_streams(dict(content["stream.safetensors"]))
 
     def _compare(self, saved: dict[str, Any]) -> None:
-        """Raise ValueError if the checkpoint is of another run, and name every difference."""
+        """Raise ValueError if the checkpoint is of another run, and name every difference.
+
+        A field that did not exist when the checkpoint was written had, in effect, its default.
+        """
+        for part, later in (("train", TrainConfig()), ("model", getattr(self.plain, "config", None))):
+            if dataclasses.is_dataclass(later) and part in saved:
+                new = _plain({f.name: f.default for f in dataclasses.fields(later)})
+                saved[part] = {name: x for name, x in new.items() if name in self.identity[part]} | saved[part]
         found = list(differences(saved, self.identity))
         if found and not (self.force and all(name.split(".")[0] != "model" for name, *_ in found)):
             lines = "; ".join(f"{name}: got {here!r}, expected {there!r}" for name, there, here in found)
@@ -366,12 +386,17 @@ class Trainer:
 
 def differences(saved: dict[str, Any], here: dict[str, Any], name: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield (name, saved, here) of every entry that differs between two nested dictionaries."""
-    for key in {**saved, **here}:
+    for key in sorted({**saved, **here}):
         a, b, path = saved.get(key), here.get(key), f"{name}.{key}" if name else key
         if isinstance(a, dict) and isinstance(b, dict):
             yield from differences(a, b, path)
         elif a != b:
             yield path, a, b
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """Return data as JSON gives them back: a tuple is a list there."""
+    return json.loads(json.dumps(data))
 
 
 def _recomputed(forward: Callable) -> Callable:

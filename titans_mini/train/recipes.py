@@ -9,6 +9,7 @@ from titans_mini.train.babi import Babi
 from titans_mini.train.config import TrainConfig
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.language import Language
+from titans_mini.train.longtext import PLAIN, LongText
 from titans_mini.train.needle import Needle
 
 NEEDLE = Needle()
@@ -113,4 +114,95 @@ def text() -> list[Experiment]:
     return [Experiment("text", name, model, config, task) for name, model in models.items()]
 
 
+def long_text() -> list[Experiment]:
+    """Return the experiments on novels read as streams: a matrix memory beside a window of 64 pieces, and its rivals.
+
+    About 859,000 weights and the same number of steps for every model. Models that cannot remember read books as they
+    are in every step: drills and invented names would only cost them. "mag, plain text" reads those too, to tell what
+    the memory's lessons cost and gain.
+    """
+    steps = 4000
+    task = LongText(steps=steps)
+    plain = replace(task, stages=PLAIN, induction=False, copy=False, half_lives=())
+    base = TitansConfig(
+        variant="mag",
+        vocab_size=task.vocab_size,
+        dim=128,
+        heads=1,
+        attention_heads=4,
+        window=64,
+        segment=64,
+        persistent=0,
+        gate="add",
+        memory_depth=1,
+        residual=False,
+        norm=False,
+        chunk_size=64,
+        max_theta=0.05,
+    )
+    models = {
+        "mag": (base, task),
+        "lmm": (replace(base, variant="lmm", mlp_ratio=4), task),
+        "mac": (replace(base, variant="mac"), task),
+        "mag, plain text": (base, replace(task, stages=PLAIN)),
+        "mag, never writes": (replace(base, read_only=True, mlp_ratio=3.375), plain),
+        "swa": (replace(base, variant="swa", attention_conv=4, mlp_ratio=4.6875), plain),
+    }
+    config = TrainConfig(steps=steps, lr=4e-3, warmup=100, final_lr=0.03, schedule="flat", clip_start=1.0)
+    return [Experiment("long", name, model, config, task) for name, (model, task) in models.items()]
+
+
+def mac_choices() -> list[Experiment]:
+    """Return MAC on the toy needle with its open choices: can eq. 24 to the letter learn to bind, and what else can?
+
+    A search of one seed each; what won was then trained with three seeds, see `rivals`.
+    """
+    base = variant("mac", mlp_ratio=8 / 3)
+    choices: dict[str, dict] = {
+        "y, causal": {},
+        "y, own": {"sees": "own"},
+        "x+y, causal": {"writes": "x+y"},
+        "x+y, own": {"writes": "x+y", "sees": "own"},
+        "x, causal": {"writes": "x"},
+        "x, own": {"writes": "x", "sees": "own"},
+        "y, causal, convolution": {"attention_conv": 4},
+        "y, own, convolution": {"sees": "own", "attention_conv": 4},
+        "y, causal, psh": {"order": "psh"},
+        "y, causal, 4 long-term": {"long_term": 4},
+        "y, causal, two layers": {"layers": 2, "mlp_ratio": 1.0},
+        "y, own, two layers": {"sees": "own", "layers": 2, "mlp_ratio": 1.0},
+    }
+    found = [
+        Experiment("mac", name, replace(base, **changes), STEPS, NEEDLE, seeds=(0,))
+        for name, changes in choices.items()
+    ]
+    for lr in (2e-3, 2e-2):
+        found.append(Experiment("mac", f"y, causal, lr {lr:g}", base, replace(STEPS, lr=lr), NEEDLE, seeds=(0,)))
+    slow = replace(NEEDLE, stages=((300, 1), (600, 2)))
+    found.append(Experiment("mac", "y, causal, slow curriculum", base, replace(STEPS, steps=2000), slow, seeds=(0,)))
+    return found
+
+
+def rivals() -> list[Experiment]:
+    """Return the fair comparison on the toy needle: the same convolution on q, k, v for all, attention included."""
+    two = {"layers": 2, "mlp_ratio": 2.33}
+    conv = {"attention_conv": 4}
+    models = {
+        "lmm": SMALL,
+        "mac": variant("mac", mlp_ratio=8 / 3, writes="x", sees="own", **conv),
+        "mag": variant("mag", mlp_ratio=8 / 3, **conv),
+        "mal": variant("mal", mlp_ratio=8 / 3, **conv),
+        "delta": variant("delta", mlp_ratio=5.3),
+        "gated-delta": variant("gated-delta", mlp_ratio=5.3),
+        "transformer": variant("transformer", **two, **conv),
+        "swa": variant("swa", **two, **conv),
+    }
+    return [Experiment("rivals", name, model, STEPS, NEEDLE) for name, model in models.items()]
+
+
+PLANNED: tuple[Experiment, ...] = (
+    *mac_choices(),
+    *rivals(),
+    *long_text(),
+)  # recorded when they are asked for by name, hours in all
 EXPERIMENTS: tuple[Experiment, ...] = (*needle(), *ablations(), *stories(), *text())

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from titans_mini.train.experiments import Experiment
-from titans_mini.train.recipes import EXPERIMENTS
+from titans_mini.train.recipes import EXPERIMENTS, PLANNED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "assets" / "results"
@@ -75,7 +75,7 @@ def add(experiment: Experiment, run: dict[str, Any], origin: dict[str, Any], fol
     runs = sorted([*runs, run | origin], key=lambda r: r["seed"])
     entry = {"why": experiment.why, "hash": run["hash"], "config": experiment.config(), "runs": runs}
     results["experiments"] = results["experiments"] | {experiment.name: entry}
-    order = [e.name for e in EXPERIMENTS if e.group == experiment.group]
+    order = [e.name for e in (*EXPERIMENTS, *PLANNED) if e.group == experiment.group]
     results["experiments"] = dict(
         sorted(results["experiments"].items(), key=lambda item: order.index(item[0]) if item[0] in order else -1)
     )
@@ -160,18 +160,17 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: command-line arguments; default sys.argv[1:].
     """
-    groups = sorted({e.group for e in EXPERIMENTS})
+    known = (*EXPERIMENTS, *PLANNED)
+    groups = sorted({e.group for e in known})
     p = argparse.ArgumentParser(prog="python -m titans_mini.train.record", description=__doc__)
     p.add_argument("--only", nargs="*", default=[], metavar="GROUP[/NAME]", help=f"groups: {', '.join(groups)}")
     p.add_argument("--jobs", type=int, default=2, help="processes, one thread each")
     p.add_argument("--fresh", action="store_true", help="forget all recorded results of these groups first")
     p.add_argument("--folder", type=Path, default=RESULTS)
     options = p.parse_args(arguments)
-    chosen = tuple(e for e in EXPERIMENTS if _selected(e, options.only))
+    chosen = tuple(e for e in known if _selected(e, options.only)) if options.only else EXPERIMENTS
     if not chosen:
-        sys.exit(
-            f"--only: got {options.only}, expected some of {', '.join(f'{e.group}/{e.name}' for e in EXPERIMENTS)}"
-        )
+        sys.exit(f"--only: got {options.only}, expected some of {', '.join(f'{e.group}/{e.name}' for e in known)}")
     pieces = PIECES if options.folder == RESULTS else options.folder / "pieces"
     if options.fresh:
         for group in {e.group for e in chosen}:
@@ -182,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _selected(experiment: Experiment, only: list[str]) -> bool:
-    return not only or experiment.group in only or f"{experiment.group}/{experiment.name}" in only
+    return experiment.group in only or f"{experiment.group}/{experiment.name}" in only
 
 
 if __name__ == "__main__":
