@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import flops
+from benchmarks import cases
 from titans_mini import TitansConfig, TitansLM
 from titans_mini.models.config import SIZES, VARIANTS
 from titans_mini.models.presets import count
@@ -94,7 +94,7 @@ def test_peak_of_a_step(name, again):
 
 RESIDENT = """
 import torch
-from benchmarks.memory import forget_peak, resident
+from benchmarks.measure import forget_peak, resident
 from titans_mini import TitansConfig, TitansLM
 
 torch.set_num_threads(1)
@@ -166,12 +166,12 @@ def test_other_options_are_counted_too(name):
 
 
 def test_operations_of_the_memory_by_hand():
-    """What LMM takes beyond its projections is the dual form, as `benchmarks.flops` counts it."""
+    """What LMM takes beyond its projections is the dual form, as `benchmarks.cases` counts it."""
     config = TitansConfig.preset("lmm-tiny", persistent=0)
     block = build_meta(config).blocks[0]
     got = count_block(config, 1, 2048, "float32")
     matrices = sum(p.numel() for n, p in block.named_parameters() if p.dim() == 2 and "initial" not in n)
-    memory = config.heads * flops.per_token(block.mixer.memory.net, config.chunk_size)
+    memory = config.heads * cases.per_token(block.mixer.memory.net, config.chunk_size)
     assert got.forward / 2048 == pytest.approx(2 * matrices + memory, rel=0.02)
 
 
