@@ -97,6 +97,36 @@ def test_the_last_few_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000011", "00000100"]
 
 
+def test_damaged_ones_that_are_newer_do_not_push_out_what_is_whole(tmp_path):
+    """Else a run that fell back to an older checkpoint, and is killed again, has none."""
+    shelf = Checkpoints(tmp_path, keep=1)
+    for step in (20, 30):
+        write(tmp_path / "checkpoints" / f"{step:08d}", CONTENT)
+    (tmp_path / "checkpoints" / "00000030" / "model.safetensors").write_bytes(b"lost")
+    assert shelf.load()[0] == 20
+    shelf.save(22, CONTENT)
+    shelf.wait()
+    assert shelf.load()[0] == 22
+    assert sorted(path.name for path in shelf) == ["00000022", "00000030"]
+    shelf.close()
+
+
+def test_steps_are_numbers(tmp_path):
+    shelf = Checkpoints(tmp_path)
+    for name in ("99999999", "100000000", "²"):  # the last is a digit to Python, and no number
+        write(tmp_path / "checkpoints" / name, CONTENT)
+    assert shelf.load()[0] == 100_000_000
+    shelf.close()
+
+
+def test_what_cannot_be_written_is_an_error_and_no_silence(tmp_path):
+    shelf = Checkpoints(tmp_path, say=lambda _: None)
+    shelf.save(1, {"run.json": {"score": torch.tensor(1.0)}})
+    with pytest.raises(TypeError, match="Tensor is not JSON"):
+        shelf.wait()
+    shelf.close()
+
+
 def test_training_goes_on_while_it_is_written(tmp_path, monkeypatch):
     free, begun = threading.Event(), threading.Event()
     shelf = Checkpoints(tmp_path)

@@ -78,6 +78,7 @@ def test_the_same_command_goes_on_and_a_finished_run_is_left_as_it_is(here):
 
 def test_yaml_and_options_make_one_configuration(here):
     (here / "a.yaml").write_text("model: lmm-tiny\nsteps: 7\nlr: 1e-3\narchitecture: {dim: 32}\nbetas: [0.8, 0.9]\n")
+    assert command.parse(["--echo", "True"])[1].echo and not command.parse(["--echo", "False"])[1].echo
     run_config, data, config, machine = command.parse(
         ["--config", "a.yaml", "--steps", "3", "--final-lr", "0.2", "--echo"]
     )
@@ -90,6 +91,7 @@ def test_every_field_has_a_comment_that_help_shows(capsys):
         assert set(command.comments(group)) == {f.name for f in dataclasses.fields(group)}
     assert run("--help") == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert "What is trained, and where it is kept:" in shown and "<class" not in shown
     for group in (DataConfig, TrainConfig, MachineConfig):
         assert all(" ".join(text.split()) in shown for text in command.comments(group).values())
 
@@ -116,6 +118,25 @@ def test_nothing_of_this_machine_is_in_a_runs_files(here):
             content = path.read_bytes()
             for word in (str(here), "private place", os.environ.get("HOME", "/nonexistent")):
                 assert len(word) < 4 or word.encode() not in content, f"{path}: {word}"
+
+
+def test_nor_in_what_is_said_of_a_damage_nor_in_the_command(here, capsys):
+    words = ["lmm-tiny", *TINY, f"--out={here / 'run'}", "--steps", "4", "--save-every", "2"]
+    assert run(*words) == 0
+    (here / "run" / CHECKPOINTS / "00000004" / "model.safetensors").write_bytes(b"lost")
+    capsys.readouterr()
+    assert run(*words) == 0
+    assert str(here) in capsys.readouterr().err  # on the screen it helps
+    log, card = ((here / "run" / name).read_text() for name in ("log.jsonl", "README.md"))
+    assert "damaged" in log and str(here) not in log + card and "--out=run --steps" in card
+
+
+def test_of_several_processes_one_prints_the_plan(capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert run("lmm-tiny", *TINY, "--dry-run") == 0
+    assert capsys.readouterr().out.count("FLOPs per token") == 1
 
 
 def test_nothing_is_pickled():
@@ -156,6 +177,15 @@ WRONG = {
     ("--config", "none.yaml"): "config: File does not exist",
     ("--out", "a-file/run"): "a-file/run: Not a directory",
     ("--accumulate", "0"): "accumulate: got 0",
+    ("--device", "meta"): "device: got 'meta', expected auto, cpu, cuda",
+    ("--device", "xpu"): "device: got 'xpu', expected auto, cpu, cuda",
+    ("--seed", "18446744073709551616"): "seed: got 18446744073709551616, expected a number <",
+    ("-steps", "3"): "did you mean steps?",
+    ("--echo", "--order", "streams"): "order: got streams with echo, expected windows",
+    ("--data", "recall", "--order", "streams"): "order: got streams with recall, expected windows",
+    ("--data", "recall", "--echo"): "echo: got data 'recall', expected a text of bytes",
+    ("--data", "a-file"): "data: got a-file without a single byte, expected a text",
+    ("--validation", "0", "--evaluate-every", "2"): "evaluate_every: got 2, expected 0, more text",
     ("--dry-run", "--gpu", "h1000"): "gpu: got 'h1000', expected one of",
 }
 
@@ -167,6 +197,19 @@ def test_what_is_wrong_is_said_in_one_line(words, here, capsys):
     out = capsys.readouterr()
     assert WRONG[words] in out.err and out.err.startswith("titans_mini.train: ") and out.err.count("\n") == 1, out.err
     assert "step 1" not in out.out and not (here / "runs" / "mac-tiny" / CHECKPOINTS).exists()
+
+
+def test_a_value_that_is_nothing_is_said_to_be_wrong(here, capsys):
+    (here / "a.yaml").write_text("seed: null\nfinal-lr: 0.2\n")
+    assert run("--config", "a.yaml") == 2 and "final-lr: got an option that is not known" in capsys.readouterr().err
+    (here / "a.yaml").write_text("seed: null\n")
+    assert run("--config", "a.yaml") == 2 and "seed: got None, expected a number" in capsys.readouterr().err
+
+
+def test_a_missing_compiler_is_named(here, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert run("lmm-tiny", *TINY, "--compile") == 2
+    assert "compile: got no C++ compiler no-such-compiler" in capsys.readouterr().err
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(here, capsys, monkeypatch):
@@ -255,6 +298,40 @@ def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_been(variant, process
     else:
         np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert not list((here / "killed" / CHECKPOINTS).glob("*.part"))
+
+
+def test_a_second_interrupt_stops_at_once_in_one_line(here, capsys, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command.Trainer, "run", interrupted)
+    assert run("lmm-tiny", *TINY) == 128 + signal.SIGINT
+    said = capsys.readouterr().err
+    assert "goes on from the last checkpoint" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(("ends", "again"), [("fails", False), ("told", True)])
+def test_slurm_queues_a_run_again_that_was_told_to_stop_and_none_that_failed(ends, again, here):
+    """With stand-ins for Slurm's commands that note their call; the signal does not go to srun, which would kill."""
+    waits = "trap 'exit 1' USR1; echo $$ > pid; for i in $(seq 300); do sleep 0.1; done"
+    stands = {
+        "srun": "exit 1" if ends == "fails" else waits,
+        "scontrol": '[ "$1" = show ] && echo node0',
+        "scancel": "kill -USR1 $(cat pid)",
+    }
+    for name, does in stands.items():
+        (here / name).write_text(f'#!/bin/bash\necho "{name} $*" >> calls\n{does}\n')
+        (here / name).chmod(0o755)
+    env = dict(os.environ, PATH=f"{here}:{os.environ['PATH']}", SLURM_JOB_NODELIST="n", SLURM_JOB_ID="7")
+    env |= {"SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "32"}
+    job = subprocess.Popen(["bash", ROOT / "tools" / "train.sbatch", "mac-340m", "--precision", "float32"], env=env)
+    while ends == "told" and not (here / "pid").exists():
+        time.sleep(0.05)
+    job.terminate() if ends == "told" else None
+    assert job.wait(timeout=30) == 1
+    calls = (here / "calls").read_text()
+    assert ("scontrol requeue 7" in calls) == ("scancel --signal=TERM 7" in calls) == again
+    assert "--cpus-per-task=32" in calls and calls.index("--precision bfloat16") < calls.index("--precision float32")
 
 
 @pytest.mark.slow

@@ -237,6 +237,18 @@ def test_a_loss_that_is_not_finite_stops_the_run():
         train(model, SOURCE, CONFIG)
 
 
+def test_a_gradient_that_is_no_number_reaches_no_weight_and_no_checkpoint(tmp_path):
+    """The loss of that step is a number; saved after it, the run could never go on."""
+    model, config = Dropping(), TrainConfig(steps=6, save_every=1)
+    trainer = Trainer(model, SOURCE, config, folder=tmp_path)
+    poison = model.embedding.weight.register_hook(lambda g: g * math.nan if trainer.done == 3 else g)
+    with pytest.raises(FloatingPointError, match="gradient: got norm nan at step 4"):
+        trainer.run()
+    trainer.close()
+    poison.remove()
+    assert checkpoints(tmp_path)[-1] == "00000003" and weights(model).isfinite().all()
+
+
 def test_bfloat16_trains_and_keeps_float32_weights():
     model = small()
     history = train(model, SOURCE, TrainConfig(steps=6, lr=3e-3, warmup=2, precision="bfloat16"))

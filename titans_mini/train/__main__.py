@@ -14,10 +14,11 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ import torch
 from titans_mini.models.config import SIZES, VARIANTS, TitansConfig
 from titans_mini.models.titans import TitansLM
 from titans_mini.train.checkpoint import CHECKPOINTS, INSTALL
-from titans_mini.train.config import DataConfig, MachineConfig, TrainConfig, nearest
+from titans_mini.train.config import DataConfig, MachineConfig, RunConfig, TrainConfig, nearest
 from titans_mini.train.loop import Trainer
 from titans_mini.train.reading import Reading, open_data
 from titans_mini.train.reporter import CARD, PICTURE, Reporter, Screen, card, draw, trackers
@@ -37,18 +38,6 @@ NEEDED = ("jsonargparse", "yaml", "safetensors", "matplotlib")  # of the extra `
 TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio"}  # option → package
 CONFIG = "config.yaml"
 PRESETS = [f"{variant}-{size}" for variant in VARIANTS for size in ("tiny", *SIZES)]
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What is trained, and where it is kept."""
-
-    model: str = "mac-tiny"  # a preset: variant-size, such as mag-tiny or mac-340m
-    architecture: dict[str, Any] = field(default_factory=dict)  # fields of TitansConfig, such as architecture.dim 128
-    out: str = ""  # folder of the run, which is continued if it is there; default runs/ and the model's name
-    force: bool = False  # continue although the configuration differs; never with another model
-    dry_run: bool = False  # print the arithmetic of the run, and train nothing
-    gpu: str = ""  # for dry_run: a GPU by name, such as h100
 
 
 GROUPS = (RunConfig, DataConfig, TrainConfig, MachineConfig)
@@ -73,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         run, data, config, machine = parse(arguments)
         model_config = build_config(run, data)
         if run.dry_run:
-            print(dry_run(run, model_config, data, config, machine))
+            text = dry_run(run, model_config, data, config, machine)
+            print(text if first else "", end="")
             return 0
         trainer, reading = prepare(run, model_config, data, config, machine, arguments)
     except SystemExit as leave:  # --help
@@ -83,19 +73,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         history = trainer.run()
+        if first:
+            finish(trainer, reading, machine, arguments)
+            if trainer.stopped_by:
+                print(f"stopped after step {trainer.done:,}; the same command goes on from there")
+            elif history.losses:
+                smooth = history.smooth()[-1]
+                print(f"loss {history.losses[0]:.3f} → {smooth:.3f} in {history.seconds:.0f} s; {trainer.folder}")
+        trainer.team.meet()  # the first process has written everything
     except (FloatingPointError, OSError) as error:
         complain(error)
         return 1
+    except KeyboardInterrupt:
+        complain(KeyboardInterrupt("stopped at once; the same command goes on from the last checkpoint"))
+        return 128 + signal.SIGINT
     finally:
         trainer.close()
         trainer.team.leave()
-    if first:
-        finish(trainer, reading, machine, arguments)
-        if trainer.stopped_by:
-            print(f"stopped after step {trainer.done:,}; the same command goes on from there")
-        elif history.losses:
-            smooth = history.smooth()[-1]
-            print(f"loss {history.losses[0]:.3f} → {smooth:.3f} in {history.seconds:.0f} s; {trainer.folder}")
     return 128 + trainer.stopped_by if trainer.stopped_by else 0
 
 
@@ -126,7 +120,7 @@ def plain_words(arguments: list[str]) -> Iterator[str]:
     switches = {f.name for group in GROUPS for f in dataclasses.fields(group) if isinstance(f.default, bool)}
     for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
         word = re.sub(r"^--[\w.-]+", lambda option: "--" + option[0][2:].replace("-", "_"), word)
-        yield f"{word}=true" if word[2:] in switches and after not in ("true", "false") else word
+        yield f"{word}=true" if word[2:] in switches and after.lower() not in ("true", "false") else word
 
 
 def build_parser():
@@ -155,7 +149,7 @@ def comments(group: type) -> dict[str, str]:
 def explain(message: str) -> str:
     """Say in one line what the parser found wrong, with the nearest right name."""
     known = [f.name for group in GROUPS for f in dataclasses.fields(group)]
-    unknown = re.search(r"(?:unrecognized arguments: --|Option '|Key ')([\w.]+)", message, re.I)
+    unknown = re.search(r"(?:unrecognized arguments: -+|Option '|Key ')([\w.-]+)", message, re.I)
     if unknown:
         return f"{unknown[1]}: got an option that is not known, expected one of --help{nearest(unknown[1], known)}"
     wrong = re.search(r'Parser key "([\w.]+)":\s*(.+)', message, re.S)
@@ -229,8 +223,16 @@ def prepare(
         if getattr(machine, option) and importlib.util.find_spec(package) is None:
             raise ImportError(f"{option}: got no package {package}, expected it: pip install {package}")
     reading = open_data(data, config.seed)
+    if reading.validation is None and config.evaluate_every:
+        raise ValueError(
+            f"evaluate_every: got {config.evaluate_every}, expected 0, more text or a larger validation: too little is "
+            "kept apart for a batch"
+        )
     model_config = build_config(run, data, reading.vocab_size)
     team = Team.join(machine.device, machine.parallel)
+    cxx = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # what PyTorch calls
+    if machine.compile and team.device.type == "cpu" and shutil.which(cxx) is None:
+        raise ValueError(f"compile: got no C++ compiler {cxx}, expected one on the PATH, or its name in CXX")
     if data.batch % team.world:
         raise ValueError(f"batch: got {data.batch} for {team.world} processes, expected a multiple")
     folder = Path(run.out or Path("runs") / run.model)
@@ -312,7 +314,7 @@ def dry_run(run: RunConfig, model: TitansConfig, data: DataConfig, config: Train
     world = int(os.environ.get("WORLD_SIZE", 1))
     micro = -(-data.batch // world // config.accumulate)
     sizes = {"batch": data.batch, "length": data.length, "steps": config.steps, "micro_batch": max(1, micro)}
-    where = {"world": world, "shard": machine.parallel == "fsdp", "gpu": run.gpu or None}
+    where = {"world": world, "shard": machine.parallel == "fsdp", "gpu": run.gpu.lower() or None}
     how = {"precision": config.precision, "checkpoint_activations": machine.checkpoint_activations}
     return plan(model, **sizes, **where, **how).text()
 
@@ -357,7 +359,8 @@ def hardware_name(device: torch.device) -> str:
 
 def command_line(arguments: list[str], world: int) -> str:
     """Return the command of a run, with the names of files and without their folders."""
-    words = [Path(word).name if os.sep in word else word for word in arguments]
+    parts = [word.rpartition("=") if word.startswith("--") else ("", "", word) for word in arguments]
+    words = [option + sign + (Path(value).name if os.sep in value else value) for option, sign, value in parts]
     start = ["python"] if world == 1 else ["torchrun", "--nproc-per-node", str(world)]
     return shlex.join([*start, "-m", "titans_mini.train", *words])
 

@@ -49,11 +49,11 @@ class Checkpoints:
         for leftover in self.folder.glob(f"*{LEFTOVER}"):
             shutil.rmtree(leftover, ignore_errors=True)
         self._thread: threading.Thread | None = None
-        self._failed: OSError | None = None
+        self._failed: Exception | None = None
 
     def __iter__(self):
         """Yield the folders of the checkpoints, the newest first."""
-        yield from sorted((path for path in self.folder.iterdir() if path.name.isdigit()), reverse=True)
+        yield from sorted((path for path in self.folder.iterdir() if path.name.isdecimal()), key=_step, reverse=True)
 
     def save(self, step: int, content: Content) -> None:
         """Write a checkpoint while the caller goes on; waits for the one before.
@@ -73,6 +73,7 @@ class Checkpoints:
 
         Raises:
             OSError: if it could not be written.
+            Exception: if its content could not.
         """
         self._join()
         if self._failed is not None:
@@ -90,7 +91,7 @@ class Checkpoints:
         damages = []
         for path in self:
             try:
-                return int(path.name), read(path)
+                return _step(path), read(path)
             except Damaged as error:
                 damages.append(str(error))
                 self.say(f"{error}; the checkpoint before it is used")
@@ -112,7 +113,7 @@ class Checkpoints:
             self._thread = None
 
     def _write(self, step: int, content: Content) -> None:
-        """Write one checkpoint and delete the oldest; runs in the thread."""
+        """Write one checkpoint and delete the oldest; runs in the thread, so `wait` raises what goes wrong."""
         try:
             write(self.folder / f"{step:08d}", content)
         except OSError as error:
@@ -123,9 +124,20 @@ class Checkpoints:
             )
             self.say(self._failed.strerror)
             return
+        except Exception as error:  # such as a score that is no plain number
+            self._failed = error
+            self.say(f"{self.folder}: got no checkpoint of step {step}: {error}")
+            return
         self._failed = None
-        for old in list(self)[self.keep :]:
+        # newer ones were found damaged, or this run would have begun there: they must not push out what is whole
+        older = [path for path in self if _step(path) <= step]
+        for old in older[self.keep :]:
             _remove(old)
+
+
+def _step(path: Path) -> int:
+    """Return the step of a checkpoint, which is its folder's name."""
+    return int(path.name)
 
 
 def write(path: Path, content: Content) -> None:

@@ -5,13 +5,27 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 PRECISIONS = ("float32", "bfloat16")
 ORDERS = ("windows", "streams")
 SCHEDULES = ("cosine", "flat")
 FLAT = 0.4  # share of the steps for which the schedule "flat" keeps the rate
 PARALLEL = ("auto", "ddp", "fsdp")
+SEEDS = 1 << 62  # first seed that is too large: ranks and validation batches add to it
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What is trained, and where it is kept."""
+
+    model: str = "mac-tiny"  # a preset: variant-size, such as mag-tiny or mac-340m
+    architecture: dict[str, Any] = field(default_factory=dict)  # fields of TitansConfig, such as architecture.dim 128
+    out: str = ""  # folder of the run, which is continued if it is there; default runs/ and the model's name
+    force: bool = False  # continue although the configuration differs; never with another model
+    dry_run: bool = False  # print the arithmetic of the run, and train nothing
+    gpu: str = ""  # for dry_run: a GPU by name, such as h100
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,8 @@ class TrainConfig:
             raise ValueError(f"clip_start: got {self.clip_start}, expected a finite number > 0, or None")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: got {self.betas}, expected two numbers in [0, 1)")
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed: got {self.seed}, expected a number < 2⁶²: generators take 64 bits")
         check_choice(self, "precision", PRECISIONS)
         check_choice(self, "schedule", SCHEDULES)
 
@@ -84,6 +100,9 @@ class DataConfig:
         check_choice(self, "order", ORDERS)
         if not 0 <= self.validation < 1:
             raise ValueError(f"validation: got {self.validation}, expected a share in [0, 1)")
+        if self.order == "streams" and (self.echo or self.data == "recall"):
+            what = "echo" if self.echo else self.data
+            raise ValueError(f"order: got streams with {what}, expected windows: its sequences do not go on")
         if self.drill and not self.echo:
             raise ValueError(f"drill: got {self.drill} without echo, expected echo too: the drill is its beginning")
 
@@ -122,7 +141,7 @@ def check_least(config: object, least: int, *names: str) -> None:
     """Raise ValueError for the first of the fields that is smaller, or not a finite number."""
     for name in names:
         value = getattr(config, name)
-        if not least <= value < math.inf or isinstance(value, bool):
+        if type(value) not in (int, float) or not least <= value < math.inf:
             raise ValueError(f"{name}: got {value}, expected a number ≥ {least}")
 
 

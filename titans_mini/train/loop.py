@@ -138,7 +138,7 @@ class Trainer:
             The history so far. `stopped_by` is the signal that ended the run early, or None.
 
         Raises:
-            FloatingPointError: if the loss is not finite; the last checkpoint stays.
+            FloatingPointError: if the loss or its gradient is not finite; the last checkpoint stays.
             OSError: if the last checkpoint could not be written.
         """
         c = self.config
@@ -185,6 +185,10 @@ class Trainer:
         if not math.isfinite(total):
             raise FloatingPointError(f"loss: got {total} at step {number + 1}, expected a finite number: lr too large?")
         norm = self.team.number(self._clip())
+        if not math.isfinite(norm):  # the loss may still be a number, but the weights would be none, and would be saved
+            raise FloatingPointError(
+                f"gradient: got norm {norm} at step {number + 1}, expected a finite number: lr too large?"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if stop:  # all processes stop after the same step, also those that were not told

@@ -50,13 +50,16 @@ def open_data(c: DataConfig, seed: int) -> Reading:
         FileNotFoundError: if there are no such data; says what could be meant, or how to prepare them.
         ValueError: if there are too few of them for one batch.
     """
-    if c.data == "recall":
+    generated, text = c.data == "recall", c.data == "english" or c.data in TEXTS or Path(c.data).is_file()
+    if c.echo and not text:
+        raise ValueError(f"echo: got data {c.data!r}, expected a text of bytes, such as english or a file")
+    if generated:
         task = RecallTask()
         sources = (Recall(task, c.batch, c.length, s) for s in (seed, seed + UNSEEN))
         return Reading(
             *sources, task.vocab_size, _digest(repr(task).encode()), {"data": "associative recall, generated"}
         )
-    if c.data == "english" or c.data in TEXTS or Path(c.data).is_file():
+    if text:
         return _text(c, seed)
     shards = Shards.open(_find(c.data))
     train, validation = shards.split("train"), shards.split("validation")
@@ -73,13 +76,15 @@ def _text(c: DataConfig, seed: int) -> Reading:
         content = english(*sorted(topics)).encode()
     else:
         content = (fetch(c.data) if c.data in TEXTS else Path(c.data)).read_bytes()
-    ids = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.zeros(0, dtype=torch.uint8)
+    if not content:
+        raise ValueError(f"data: got {Path(c.data).name} without a single byte, expected a text")
+    ids = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     train, rest = held_out(ids, c.validation) if c.validation and len(ids) > 20 else (ids, ids[:0])
     source = (
         Echo(train, c.batch, c.length, seed, drill=c.drill) if c.echo else _order(Tokens.of(train.numpy()), c, seed)
     )
     facts = {"data": f"{Path(c.data).name}, {len(train):,} bytes to train on, {len(rest):,} kept apart"}
-    return Reading(source, _kept(Tokens.of(rest.numpy()), c), 256, _digest(content), facts)
+    return Reading(source, _kept(Tokens.of(rest.numpy()), c) if len(rest) else None, 256, _digest(content), facts)
 
 
 def _find(name: str) -> Path:

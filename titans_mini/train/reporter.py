@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Screen(Reporter):
     ) -> None:
         """Open the log; see the class for the arguments."""
         self.device, self.every, self.flops, self.peak = device or torch.device("cpu"), every, flops, peak
-        self.trackers = trackers
+        self.trackers, self._place = trackers, "" if folder is None else f"{folder}{os.sep}"
         self._log = None if folder is None else open(folder / LOG, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
         self._bar: tqdm | None = None
         self._last = 0
@@ -69,7 +70,7 @@ class Screen(Reporter):
 
     def say(self, text: str) -> None:
         """Print a sentence above the bar."""
-        self._write({"event": text})
+        self._write({"event": text.replace(self._place, "") if self._place else text})  # no path of this machine
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
 
@@ -117,10 +118,8 @@ class Screen(Reporter):
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._log is not None:
-            try:
+            with suppress(OSError):  # a full disk must not end the run; the history in the checkpoints has every loss
                 self._log.write(json.dumps(line) + "\n")
-            except OSError:  # a full disk must not end the run; the history in the checkpoints has every loss
-                pass
 
 
 def used_memory(device: torch.device) -> int:

@@ -49,6 +49,10 @@ class Team:
             dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
         return cls(where, rank, world, "ddp" if kind == "auto" else kind)
 
+    def meet(self) -> None:
+        """Wait until all processes are here: torchrun ends the others when one leaves with a status other than 0."""
+        self.sum(0.0)
+
     def leave(self) -> None:
         """End the processes' connection."""
         if self.world > 1 and dist.is_initialized():
@@ -151,6 +155,8 @@ def _device(name: str, local: int) -> torch.device:
         device = torch.device("cuda", local if device.index is None else device.index)
         if device.index >= count:
             raise ValueError(f"device: got {name!r}, expected one of this machine, which has {count} GPU(s): try cpu")
+    elif device.type not in ("cpu", "mps"):
+        raise ValueError(f"device: got {name!r}, expected auto, cpu, cuda, cuda:0 or mps: this loop knows no other")
     elif device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("device: got 'mps', expected one of this machine, which has none: try cpu")
     return device
