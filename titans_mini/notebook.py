@@ -23,6 +23,8 @@ COMMANDS = {
     "kernels_compiled": "python -m tests.kernels.compiling",
     "remember_needle": "make results",
     "remember_ablations": "make results",
+    "remember_mac": "make results",
+    "remember_rivals": "make results",
     "remember_babi": "make results",
     "remember_text": "make results",
 }
@@ -39,7 +41,8 @@ def load_results(name: str) -> dict:
     Args:
         name: "speed_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
             "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or the trainings of
-            notebook 12: "remember_needle", "remember_ablations", "remember_babi", "remember_text".
+            notebook 12: "remember_needle", "remember_ablations", "remember_mac",
+            "remember_rivals", "remember_babi", "remember_text".
 
     Returns:
         What the file holds; always with `hardware`, `date`, `commit` and `command`.

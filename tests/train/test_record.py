@@ -11,7 +11,7 @@ from titans_mini.train import TrainConfig, Trainer
 from titans_mini.train import record as module
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.needle import Needle
-from titans_mini.train.recipes import EXPERIMENTS
+from titans_mini.train.recipes import EXPERIMENTS, SEARCHES
 
 TINY = Needle(
     RecallTask(2, 2, keys=4, values=4, noise=2),
@@ -144,7 +144,8 @@ def stale(entry, experiment):
 def test_recorded_results_belong_to_the_present_configuration(experiment):
     entry = recorded(experiment)
     assert not stale(entry, experiment), "run `make results`"
-    assert [run["seed"] for run in entry["runs"]] == list(experiment.seeds) and len(experiment.seeds) >= 3
+    assert [run["seed"] for run in entry["runs"]] == list(experiment.seeds)
+    assert len(experiment.seeds) >= 3 or experiment.group in SEARCHES
     for run in entry["runs"]:
         assert run["hash"] == experiment.hash() and len(run["first"]) == 5
         assert run["commit"] and run["hardware"]["cpu"] and len(run["date"]) == 10 and run["seconds"] > 0

@@ -190,8 +190,10 @@ def rivals() -> list[Experiment]:
     models = {
         "lmm": SMALL,
         "mac": variant("mac", mlp_ratio=8 / 3, writes="x", sees="own", **conv),
+        "mac, none in attention": variant("mac", mlp_ratio=8 / 3, writes="x", sees="own"),
         "mag": variant("mag", mlp_ratio=8 / 3, **conv),
         "mal": variant("mal", mlp_ratio=8 / 3, **conv),
+        "mal, none in attention": variant("mal", mlp_ratio=8 / 3, min_half_life=10_000.0),  # and a floor under α
         "delta": variant("delta", mlp_ratio=5.3),
         "gated-delta": variant("gated-delta", mlp_ratio=5.3),
         "transformer": variant("transformer", **two, **conv),
@@ -200,9 +202,13 @@ def rivals() -> list[Experiment]:
     return [Experiment("rivals", name, model, STEPS, NEEDLE) for name, model in models.items()]
 
 
-PLANNED: tuple[Experiment, ...] = (
+PLANNED: tuple[Experiment, ...] = (*long_text(),)  # recorded when they are asked for by name, hours in all
+SEARCHES = ("mac",)  # groups of one seed each: what was tried; what won is trained again with three
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *needle(),
+    *ablations(),
     *mac_choices(),
     *rivals(),
-    *long_text(),
-)  # recorded when they are asked for by name, hours in all
-EXPERIMENTS: tuple[Experiment, ...] = (*needle(), *ablations(), *stories(), *text())
+    *stories(),
+    *text(),
+)
