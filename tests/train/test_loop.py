@@ -17,6 +17,7 @@ from titans_mini.train import Batch, MachineConfig, Recall, TrainConfig, Trainer
 from titans_mini.train.checkpoint import CHECKPOINTS
 from titans_mini.train.loop import parameter_groups
 from titans_mini.train.reporter import Reporter
+from titans_mini.train.team import Team
 
 TASK = RecallTask(pairs=2, questions=2, keys=4, values=4, noise=2)
 SOURCE = Recall(TASK, batch=4, length=16, seed=3)
@@ -171,6 +172,23 @@ def test_a_signal_stops_after_the_step_and_the_same_call_goes_on(tmp_path):
     trainer.close()
     assert signal.getsignal(signal.SIGTERM) is before and checkpoints(tmp_path) == ["00000003"]
     assert train(small(), SOURCE, CONFIG, folder=tmp_path).losses == whole.losses
+
+
+def test_what_is_ignored_stays_ignored(tmp_path):
+    """As nohup does it: a run that is to outlive its terminal is not stopped by the end of the terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        source = lambda i: signal.raise_signal(signal.SIGHUP) or SOURCE(i)  # noqa: E731
+        assert len(train(small(), source, CONFIG, folder=tmp_path).losses) == 6
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_process_whose_torchrun_is_gone_leaves(tmp_path):
+    team = Team(torch.device("cpu"), parent=1 << 30)  # no such process
+    with pytest.raises(SystemExit, match="torchrun is gone"):
+        Trainer(small(), SOURCE, CONFIG, team=team).run()
 
 
 def test_the_rate_rises_then_falls():

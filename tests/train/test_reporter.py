@@ -48,6 +48,24 @@ def test_a_log_that_cannot_be_written_does_not_end_the_run(tmp_path):
     feed(screen)
 
 
+def test_an_output_that_nobody_reads_does_not_end_the_run(tmp_path, monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    screen = Screen(tmp_path, every=1)
+    with screen.running(0, 4):
+        monkeypatch.setattr(sys, "stdout", Closed())
+        monkeypatch.setattr(sys, "stderr", Closed())
+        screen.step(1, 2.0, 1e-3, 0.5, 100)
+        screen.say("a sentence")
+        monkeypatch.undo()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_trackers_are_told_the_same_numbers(tmp_path, monkeypatch):
     told = []
 

@@ -147,6 +147,7 @@ class Trainer:
         saved, clock = self.done, time.monotonic()
         with self._signals(), self.reporter.running(self.done, last), deterministic(self.machine.deterministic):
             while self.done < last and not self.stopped_by:
+                self.team.check_parent()
                 due = self.step(0 < self.machine.save_minutes <= (time.monotonic() - clock) / 60)
                 if self.evaluate and (self.done == c.steps or (c.evaluate_every and self.done % c.evaluate_every == 0)):
                     self._score()
@@ -277,9 +278,12 @@ class Trainer:
 
         def note(number: int, _: Any) -> None:
             self.told = signal.Signals(number)
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            signal.signal(signal.SIGINT, before.get(signal.SIGINT, signal.SIG_IGN))
 
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        # a lost terminal counts too; what is ignored, as nohup ignores it, stays ignored
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:

@@ -71,8 +71,9 @@ class Screen(Reporter):
     def say(self, text: str) -> None:
         """Print a sentence above the bar."""
         self._write({"event": text.replace(self._place, "") if self._place else text})  # no path of this machine
-        tqdm.write(text, file=sys.stderr)
-        sys.stderr.flush()
+        with suppress(OSError):  # as below
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
 
     @contextmanager
     def running(self, done: int, last: int) -> Iterator[None]:
@@ -107,7 +108,8 @@ class Screen(Reporter):
         elif step % self.every == 0 or step == self._last:
             left = tqdm.format_interval((self._last - step) * (self._recent[-1][0] - begin) / max(1, len(later)))
             line = "  ".join(f"{name} {word}" for name, word in words.items())
-            print(f"step {step:,} of {self._last:,}  {line}  {left} left", flush=True)
+            with suppress(OSError):  # a pipe that nobody reads any more, or a full disk, must not end the run
+                print(f"step {step:,} of {self._last:,}  {line}  {left} left", flush=True)
 
     def score(self, step: int, scores: dict[str, float]) -> None:
         """Write scores to the log, and show them."""

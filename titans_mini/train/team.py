@@ -22,12 +22,14 @@ class Team:
         rank: number of this process; 0 writes and speaks.
         world: number of processes.
         kind: "ddp" (each has the whole model) or "fsdp" (each holds a part of every weight).
+        parent: process number of torchrun; 0 without it.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
     kind: str = "ddp"
+    parent: int = 0
 
     @classmethod
     def join(cls, device: str = "auto", kind: str = "auto") -> Team:
@@ -47,7 +49,12 @@ class Team:
             if where.type == "cuda":
                 torch.cuda.set_device(where)
             dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
-        return cls(where, rank, world, "ddp" if kind == "auto" else kind)
+        return cls(where, rank, world, "ddp" if kind == "auto" else kind, os.getppid() if world > 1 else 0)
+
+    def check_parent(self) -> None:
+        """Leave at once if torchrun was killed: nobody would end this process, and it would keep the run's folder."""
+        if self.parent and os.getppid() != self.parent:
+            raise SystemExit("titans_mini.train: torchrun is gone; the same command goes on from the last checkpoint")
 
     def meet(self) -> None:
         """Wait until all processes are here: torchrun ends the others when one leaves with a status other than 0."""
