@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from titans_mini.data.corpus import HUB, READERS, Parts, open_source
 from titans_mini.data.fetch import FULL, cache
-from titans_mini.data.shards import DTYPES, FORMAT, MANIFEST, SOURCES, Shards, canonical, seal, unseal
+from titans_mini.data.shards import DTYPES, FORMAT, MANIFEST, SOURCES, Shards, canonical, names_to_disk, seal, unseal
 from titans_mini.data.tokens import Tokenizer, tokenizer
 
 PIECE = 1 << 20  # characters; what is longer is cut at the end of a line or word, and tokenised piece by piece
@@ -238,21 +238,12 @@ def write_safely(path: Path, data: bytes) -> None:
         file.write(data)
         _to_disk(file)
     os.replace(part, path)
-    _names_to_disk(path.parent)
+    names_to_disk(path.parent)
 
 
 def _to_disk(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _names_to_disk(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 class _Shard:
@@ -356,7 +347,7 @@ class _Parts:
             return
         note = {"pieces": self.pieces, "read": self.hash.hexdigest(), "last": last}
         note["splits"] = {split: shard.finish() for split, shard in self.open.items()}
-        _names_to_disk(self.folder)
+        names_to_disk(self.folder)
         if not self.notes:  # not earlier: who mistyped an argument, and got an error, may correct it
             write_safely(self.folder / "progress" / "settings.json", canonical(self.settings))
         write_safely(self._note(len(self.notes)), seal(note))

@@ -14,6 +14,7 @@ import hashlib
 import json
 import mmap
 import operator
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -229,6 +230,16 @@ def find_shards(name: str | Path) -> Path:
         f"got {str(name)!r}, expected a folder of shards, by its path or in {places}: make them with "
         f"`python -m titans_mini.data.prepare {source} --tokenizer gpt2`"
     )
+
+
+def names_to_disk(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk; not every system can be asked."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def canonical(content: Any) -> bytes:

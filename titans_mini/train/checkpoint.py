@@ -7,7 +7,6 @@ has a name is complete, unless the disk lost bits later, and then the digests te
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,6 +17,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout  # comes with torch
 from torch import Tensor
+
+from titans_mini.data.fetch import sha256_of
+from titans_mini.data.shards import names_to_disk, seal, unseal
 
 CHECKPOINTS, MANIFEST = "checkpoints", "manifest.json"
 INSTALL = "pip install -e '.[train]'"
@@ -157,13 +159,13 @@ def write(path: Path, content: Content) -> None:
         digests = {}
         for name, data in content.items():
             _write_file(part / name, data)
-            digests[name] = _digest(part / name)
-        _write_file(part / MANIFEST, {"files": digests, "sha256": _digest_of(digests)})
-        _sync(part)
+            digests[name] = sha256_of(part / name)
+        _write_file(part / MANIFEST, seal({"files": digests}))
+        names_to_disk(part)
         if path.exists():
             _remove(path)
         os.replace(part, path)
-        _sync(path.parent)
+        names_to_disk(path.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -187,7 +189,7 @@ def read(path: Path, checked: bool = False) -> dict[str, Any]:
     for name, digest in digests.items():
         if not (path / name).is_file():
             raise Damaged(f"{path / name}: got no such file, expected it: the manifest names it")
-        if not checked and _digest(path / name) != digest:
+        if not checked and sha256_of(path / name) != digest:
             raise Damaged(
                 f"{path / name}: got other bytes than were written (sha256), expected {digest[:12]}…: damaged"
             )
@@ -201,14 +203,11 @@ def _read_manifest(path: Path) -> dict[str, str]:
     except OSError as error:
         raise Damaged(f"{path}: got no manifest ({error.strerror}), expected it: a save that was cut off?") from error
     try:
-        found = json.loads(raw)
-        digests = found["files"]
-        whole = raw == _json(found) and found["sha256"] == _digest_of(digests)
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{path}: got no manifest that can be read, expected JSON: damaged") from error
-    if not whole:
-        raise Damaged(f"{path}: got a manifest that does not fit its own digest, expected it unchanged: damaged")
-    return digests
+        return unseal(raw, path)["files"]
+    except (ValueError, KeyError) as error:
+        raise Damaged(
+            f"{path}: got a manifest that does not fit its own digest, expected it unchanged: damaged"
+        ) from error
 
 
 def _write_file(path: Path, data: Any) -> None:
@@ -219,7 +218,7 @@ def _write_file(path: Path, data: Any) -> None:
         tensors_to_file(data, path)
         path.chmod(mode)
     else:
-        path.write_bytes(_json(data))
+        path.write_bytes(data if isinstance(data, bytes) else json.dumps(data).encode())
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
 
@@ -269,40 +268,12 @@ def tensors_to_file(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(None, f"{error}") from error
 
 
-def _json(data: Any) -> bytes:
-    """Return plain data as JSON in its one compact form, so that any other byte is a damage."""
-    return json.dumps(data, separators=(",", ":"), sort_keys=True, allow_nan=True).encode()
-
-
-def _digest_of(digests: dict[str, str]) -> str:
-    return hashlib.sha256(_json(digests)).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """Compute a file's SHA-256."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _remove(path: Path) -> None:
     """Delete a folder; interrupted, it is a leftover and no checkpoint."""
     gone = path.with_name(f"{path.name}.old{LEFTOVER}")
     shutil.rmtree(gone, ignore_errors=True)
     os.replace(path, gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until a folder's entries are on the disk; not every system can be asked."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _lock(path: Path) -> FileLock:
