@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -111,16 +110,10 @@ def test_the_shipped_pieces_are_those_of_the_novels():
     """Only where the novels are, and the library that made them."""
     tokenizers = pytest.importorskip("tokenizers", reason="needs the extra `prepare`")
     if not all((DATA / KNOWN[name].path).is_file() for name in TRAIN):
-        pytest.skip("needs the novels in TITANS_DATA")
+        pytest.skip("the novels are not on this machine; learning is tested on made-up prose above")
     if shipped()["record"]["tokenizers"] != tokenizers.__version__:
-        pytest.skip("another version of the library")
+        pytest.skip("made with another version of tokenizers, which may break ties otherwise")
     assert learn(novel(name) for name in TRAIN) == shipped()["merges"]
-
-
-def test_as_fast_as_promised():
-    text, began = PROSE * 4, time.process_time()
-    BytePairs(shipped()["merges"]).encode(text)
-    assert len(text) / (time.process_time() - began) > 200_000, "bytes a second, of processor time"
 
 
 def test_without_the_file_or_the_library(monkeypatch, tmp_path):
