@@ -282,7 +282,8 @@ SMALL = LongText(
     steps=6,
     length=32,
     train_on=TRAIN[:2],
-    score_on=VALIDATION,
+    validation=VALIDATION[:1],
+    test=VALIDATION,
     half_lives=(500.0, 500.0),
     kilobytes=2,
     edges=(0, 1, 2),
@@ -330,7 +331,8 @@ def test_an_experiment_runs_and_its_record_is_plain(books, variant):
     config = TrainConfig(steps=6, lr=1e-3, warmup=2, schedule="flat", clip_start=1.0)
     run = Experiment("long", variant, model, config, task).run(0)
     assert json.loads(json.dumps(run)) == run
-    scores, names = run["scores"], ["carried", "reset 1", "reset 4"] if variant == "mag" else ["carried"]
+    scores, names = run["scores"]["test"], ["carried", "reset 1", "reset 4"] if variant == "mag" else ["carried"]
+    assert run["scores"]["validation"]["books"] == list(VALIDATION[:1])
     assert list(scores["kilobytes"]) == names and scores["books"] == list(VALIDATION)
     assert np.shape(scores["kilobytes"]["carried"]) == (2, 2) and scores["names"]["words"][0][0] > 0
     assert scores["position"]["carried"]["bits"][0] > 1
@@ -353,7 +355,7 @@ def test_a_start_that_does_not_fit(books):
         SMALL.start(TitansLM(replace(CONFIG, layers=1)), 0)
     with pytest.raises(ValueError, match="vocab_size: got 300, expected 256 for bytes or 2048"):
         replace(SMALL, vocab_size=300).source(0)
-    with pytest.raises(ValueError, match="score_on: got a book of .* tokens, expected .*: 64 kB in blocks"):
+    with pytest.raises(ValueError, match="kilobytes: got a book of .* tokens, expected .*: 64 kB in blocks"):
         replace(SMALL, kilobytes=64).score(TitansLM(CONFIG), 0)
 
 

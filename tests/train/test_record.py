@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from titans_mini import TitansConfig
+from titans_mini import TitansConfig, TitansLM
 from titans_mini.data.recall import RecallTask
 from titans_mini.train import TrainConfig, Trainer
 from titans_mini.train import record as module
+from titans_mini.train.checkpoint import CHECKPOINTS
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.needle import Needle
 from titans_mini.train.recipes import EXPERIMENTS, SEARCHES
@@ -80,8 +81,15 @@ def test_processes_record_what_is_missing_and_nothing_twice(tmp_path, monkeypatc
     out = capsys.readouterr().out
     assert "2 runs to do" in out and "0 runs to do" in out and "minutes of training in all" in out
     pieces = sorted((tmp_path / "pieces").iterdir())
-    assert [path.suffix for path in pieces] == [".json", ".json"]  # a record for each, and no checkpoint is left
-    assert all({"commit", "date", "hardware", "scores"} <= set(json.loads(path.read_text())) for path in pieces)
+    names = [f"trial-lmm-{ONE.hash()}-{seed}" for seed in (0, 1)]
+    assert [path.name for path in pieces] == [names[0], f"{names[0]}.json", names[1], f"{names[1]}.json"]
+    for path in pieces[1::2]:
+        assert {"commit", "date", "hardware", "scores"} <= set(json.loads(path.read_text()))
+    for path in pieces[::2]:  # the trained model, and no checkpoint is left
+        assert {"config.json", "model.safetensors"} <= {file.name for file in path.iterdir()} and not (
+            path / CHECKPOINTS
+        ).exists()
+        TitansLM.from_pretrained(path)
 
 
 def test_an_interrupted_piece_goes_on(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ class Experiment:
 
         Args:
             seed: seed of the weights and the data.
-            folder: of the run, which goes on if it was interrupted; default none.
+            folder: of the run, which goes on if it was interrupted, and of the trained model; default none.
 
         Returns:
             The record without hardware, date and commit: "hash", "seed", "parameters", "seconds", "first" losses,
@@ -88,6 +88,8 @@ class Experiment:
         finally:
             trainer.close()
         trainer.model.eval()
+        if folder is not None:
+            trainer.model.save_pretrained(folder)
         return {
             "hash": self.hash(),
             "seed": seed,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from titans_mini.data.invented import letter_chain, names_of, with_invented_names
-from titans_mini.data.novels import TRAIN, VALIDATION, novel
+from titans_mini.data.novels import TEST, TRAIN, VALIDATION, novel
 from titans_mini.data.pieces import byte_pairs
 from titans_mini.data.seeds import generator
 from titans_mini.data.shards import Tokens
@@ -70,7 +70,8 @@ class LongText:
     half_lives: tuple[float, ...] = (5_000.0, 20_000.0)  # of each block, in tokens, kept; none: gates learn as ever
     theta: float = 0.005  # initial step size, with half_lives
     # the score
-    score_on: tuple[str, ...] = VALIDATION
+    validation: tuple[str, ...] = VALIDATION  # every choice is made on these
+    test: tuple[str, ...] = TEST  # scored as well and looked at last, for the final table
     kilobytes: int = 64  # of each book, from its beginning
     edges: tuple[int, ...] = EDGES  # of the positions, in kilobytes
     block: int = 320  # tokens of a call, about a kilobyte of pieces; whole chunks
@@ -123,7 +124,6 @@ class LongText:
         if self.copy:
             copy_start(model)
 
-    @torch.no_grad()
     def score(self, model: TitansLM, seed: int) -> dict:
         """Read the beginnings of unseen books, with memories that are carried and that are reset.
 
@@ -132,31 +132,36 @@ class LongText:
             seed: of the training; not used.
 
         Returns:
-            "books"; "kilobytes": for each reading bits per byte of each kilobyte of each book, from which readings of
-            several models are compared; "position", see `bits_by_position`; "names", see `bits_of_names`.
+            "validation" and "test", each with "books"; "kilobytes": for each reading bits per byte of each kilobyte of
+            each book, from which readings of several models are compared; "position", see `bits_by_position`; "names",
+            see `bits_of_names`.
         """
-        ids, sizes = self._books()
+        return {"validation": self._score(model, self.validation), "test": self._score(model, self.test)}
+
+    def _score(self, model: TitansLM, names: tuple[str, ...]) -> dict:
+        """Score a model on some books."""
+        ids, sizes = self._books(names)
         resets = {f"reset {n}": n for n in self.resets} if memories(model) else {}
         readings = {CARRIED: 0} | resets
         bits = {name: read_bits(model, ids, self.block, n).double().numpy() for name, n in readings.items()}
         pieces = {name: by_kilobyte(x, sizes, self.kilobytes) for name, x in bits.items()}
         return {
-            "books": list(self.score_on),
+            "books": list(names),
             "kilobytes": {name: x.round(4).tolist() for name, x in pieces.items()},
             "position": bits_by_position(pieces, self.edges),
             "names": bits_of_names(bits, ids.numpy(), _spelled(self.vocab_size), self.kilobytes),
         }
 
-    def _books(self) -> tuple[torch.Tensor, np.ndarray]:
-        """Return the beginnings of the books of the score, all as long: ids (B, N + 1), and their sizes in bytes."""
-        books, length = _encoded(self.score_on, self.vocab_size), np.array([len(x) for x in _spelled(self.vocab_size)])
+    def _books(self, names: tuple[str, ...]) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the beginnings of books, all as long: ids (B, N + 1), and their sizes in bytes."""
+        books, length = _encoded(names, self.vocab_size), np.array([len(x) for x in _spelled(self.vocab_size)])
         stops = books.ends[:].tolist()
         rows = [books[a:b] for a, b in zip([0, *stops], stops, strict=False)]
         need = max(int(np.searchsorted(length[row].cumsum(), self.kilobytes * 1024)) for row in rows)
         count = -(-need // self.block) * self.block + 1
         if min(len(row) for row in rows) < count:
             raise ValueError(
-                f"score_on: got a book of {min(map(len, rows))} tokens, expected {count}: {self.kilobytes} kB in "
+                f"kilobytes: got a book of {min(map(len, rows))} tokens, expected {count}: {self.kilobytes} kB in "
                 f"blocks of {self.block}"
             )
         ids = np.stack([row[:count] for row in rows])

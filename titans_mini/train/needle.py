@@ -9,6 +9,7 @@ from torch import nn
 
 from titans_mini.data.recall import IGNORE, RecallTask
 from titans_mini.memory.layer import NeuralMemory
+from titans_mini.train.probe import probe
 from titans_mini.train.sources import Curriculum, Recall, Source
 
 CALL = 1 << 15  # tokens per evaluation call, to bound its memory
@@ -30,6 +31,7 @@ class Needle:
     lengths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
     sequences: int = 64  # evaluation sequences per length
     bins: int = 8  # number of depth bins
+    probe: bool = False  # mac: also what it writes and where it looks, see `titans_mini.train.probe`
 
     @property
     def vocab_size(self) -> int:
@@ -53,12 +55,14 @@ class Needle:
             "asked": questions per depth bin, "order": correct answers to the first question of a sequence, the
             second …}. A model that knows which values occur, but not their keys, is right at the last question, when
             only one value is left. "gates": as returned by `gates_by_kind`. "all_gates": by `gates_by_layer`; records
-            made before it existed lack it.
+            made before it existed lack it. "probe": of `titans_mini.train.probe`, if asked for.
         """
         task = replace(self.task, questions=self.task.pairs)
         rows = [self._at_length(model, task, length, HELD_OUT + seed) for length in self.lengths]
         gates = {"gates": gates_by_kind(model, task, HELD_OUT + seed)}
         gates |= {"all_gates": gates_by_layer(model, task, HELD_OUT + seed)}
+        if self.probe:
+            gates |= {"probe": probe(model, task, HELD_OUT + seed, self.length)}
         return {"chance": 1 / task.values, "lengths": rows, **gates}
 
     @torch.no_grad()

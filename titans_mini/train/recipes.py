@@ -183,6 +183,36 @@ def mac_choices() -> list[Experiment]:
     return found
 
 
+def probes() -> list[Experiment]:
+    """Return four of MAC's choices again, now examined: what is written, where attention looks, which read answers."""
+    base, task = variant("mac", mlp_ratio=8 / 3), replace(NEEDLE, lengths=(64, 2048), probe=True)
+    return [
+        Experiment("probe", f"{writes}, {sees}", replace(base, writes=writes, sees=sees), STEPS, task, seeds=(0,))
+        for writes in ("y", "x")
+        for sees in ("causal", "own")
+    ]
+
+
+def mal_choices() -> list[Experiment]:
+    """Return MAL on the toy needle, a search on the seed that did worst: what lets it leave its plateau?"""
+    base = variant("mal", mlp_ratio=8 / 3, min_half_life=10_000.0)
+    choices: dict[str, tuple[dict, dict]] = {
+        "as in rivals": ({}, {}),
+        "no floor": ({"min_half_life": 0.0}, {}),
+        "lr 4e-3": ({}, {"lr": 4e-3}),
+        "lr 1.6e-2": ({}, {"lr": 1.6e-2}),
+        "2,000 steps": ({}, {"steps": 2000}),
+        "sigmoid gate": ({"gate": "sigmoid"}, {}),
+        "no residual": ({"mal_residual": False}, {}),
+        "matrix memory": ({"memory_depth": 1, "residual": False, "norm": False, "mlp_ratio": 4}, {}),
+        "no persistent tokens": ({"persistent": 0}, {}),
+    }
+    return [
+        Experiment("mal", name, replace(base, **model), replace(STEPS, **train), NEEDLE, seeds=(1,))
+        for name, (model, train) in choices.items()
+    ]
+
+
 def rivals() -> list[Experiment]:
     """Return the fair comparison on the toy needle: the same convolution on q, k, v for all, attention included."""
     two = {"layers": 2, "mlp_ratio": 2.33}
@@ -203,11 +233,13 @@ def rivals() -> list[Experiment]:
 
 
 PLANNED: tuple[Experiment, ...] = (*long_text(),)  # recorded when they are asked for by name, hours in all
-SEARCHES = ("mac",)  # groups of one seed each: what was tried; what won is trained again with three
+SEARCHES = ("mac", "mal", "probe")  # groups of one seed each: what was tried; what won is trained again with three
 EXPERIMENTS: tuple[Experiment, ...] = (
     *needle(),
     *ablations(),
     *mac_choices(),
+    *probes(),
+    *mal_choices(),
     *rivals(),
     *stories(),
     *text(),

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from titans_mini.train.checkpoint import CHECKPOINTS
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.recipes import EXPERIMENTS, PLANNED
 
@@ -105,12 +106,13 @@ def missing(experiments: tuple[Experiment, ...], folder: Path = RESULTS) -> list
 def run_piece(experiment: Experiment, seed: int, pieces: Path = PIECES) -> dict[str, Any]:
     """Train and score one experiment with one seed, on one thread, and write a record of its own.
 
-    A piece that is recorded already is read; one that was interrupted goes on from its last checkpoint.
+    A piece that is recorded already is read; one that was interrupted goes on from its last checkpoint. The trained
+    model stays beside the record, in a folder of the same name.
 
     Args:
         experiment: what to train.
         seed: of the weights and the data.
-        pieces: folder of these records, and of the checkpoints on the way to them.
+        pieces: folder of these records and models, and of the checkpoints on the way to them.
 
     Returns:
         The record: that of `Experiment.run` with "hardware", "date" and "commit".
@@ -126,7 +128,7 @@ def run_piece(experiment: Experiment, seed: int, pieces: Path = PIECES) -> dict[
     part = path.with_suffix(".part")
     part.write_text(_compact(run), encoding="utf-8")
     os.replace(part, path)
-    shutil.rmtree(pieces / name)
+    shutil.rmtree(pieces / name / CHECKPOINTS)
     return run
 
 
