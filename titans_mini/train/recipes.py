@@ -7,9 +7,9 @@ from dataclasses import replace
 from titans_mini.models.config import TitansConfig
 from titans_mini.train.babi import Babi
 from titans_mini.train.config import TrainConfig
-from titans_mini.train.experiments import Experiment
+from titans_mini.train.experiments import SEEDS, Experiment
 from titans_mini.train.language import Language
-from titans_mini.train.longtext import PLAIN, LongText
+from titans_mini.train.longtext import PLAIN, LongText, Stage
 from titans_mini.train.needle import Needle
 
 NEEDLE = Needle()
@@ -114,42 +114,97 @@ def text() -> list[Experiment]:
     return [Experiment("text", name, model, config, task) for name, model in models.items()]
 
 
-def long_text() -> list[Experiment]:
-    """Return the experiments on novels read as streams: a matrix memory beside a window of 64 pieces, and its rivals.
+# A matrix memory beside a window of 64 pieces, about 859,000 weights.
+READER = TitansConfig(
+    variant="mag",
+    vocab_size=2048,
+    dim=128,
+    heads=1,
+    attention_heads=4,
+    window=64,
+    segment=64,
+    persistent=0,
+    gate="add",
+    memory_depth=1,
+    residual=False,
+    norm=False,
+    chunk_size=64,
+    max_theta=0.05,
+)
+# Models that cannot remember read books as they are in every step: drills and invented names would only cost them.
+READERS = {
+    "mag": READER,
+    "mag, never writes": replace(READER, read_only=True, mlp_ratio=3.375),
+    "swa": replace(READER, variant="swa", attention_conv=4, mlp_ratio=4.6875),
+}
+REMEMBERS = LongText()
+FORGETS = replace(REMEMBERS, stages=PLAIN, induction=False, copy=False, half_lives=())
 
-    About 859,000 weights and the same number of steps for every model. Models that cannot remember read books as they
-    are in every step: drills and invented names would only cost them. "mag, plain text" reads those too, to tell what
-    the memory's lessons cost and gain.
-    """
-    steps = 4000
-    task = LongText(steps=steps)
-    plain = replace(task, stages=PLAIN, induction=False, copy=False, half_lives=())
-    base = TitansConfig(
-        variant="mag",
-        vocab_size=task.vocab_size,
-        dim=128,
-        heads=1,
-        attention_heads=4,
-        window=64,
-        segment=64,
-        persistent=0,
-        gate="add",
-        memory_depth=1,
-        residual=False,
-        norm=False,
-        chunk_size=64,
-        max_theta=0.05,
-    )
-    models = {
-        "mag": (base, task),
-        "lmm": (replace(base, variant="lmm", mlp_ratio=4), task),
-        "mac": (replace(base, variant="mac"), task),
-        "mag, plain text": (base, replace(task, stages=PLAIN)),
-        "mag, never writes": (replace(base, read_only=True, mlp_ratio=3.375), plain),
-        "swa": (replace(base, variant="swa", attention_conv=4, mlp_ratio=4.6875), plain),
-    }
+
+def _reading(group: str, name: str, model: TitansConfig, task: LongText, steps: int, **changes: object) -> Experiment:
+    """Return an experiment on novels: a flat rate, and M₀ clipped apart."""
     config = TrainConfig(steps=steps, lr=4e-3, warmup=100, final_lr=0.03, schedule="flat", clip_start=1.0)
-    return [Experiment("long", name, model, config, task) for name, (model, task) in models.items()]
+    seeds = changes.pop("seeds", (0,))
+    return Experiment(group, name, model, replace(config, **changes), replace(task, steps=steps), seeds=seeds)
+
+
+def long_search() -> list[Experiment]:
+    """Return what was tried for each reader of novels, on the validation books alone: one seed, a fifth of the steps.
+
+    Every model got three learning rates. The memory also got four orders of its lessons, longer half-lives and plain
+    books, its rivals books with invented names.
+    """
+    steps, remembers, forgets = 500, replace(REMEMBERS, test=()), replace(FORGETS, test=())
+    found = []
+    for name, model in READERS.items():
+        task = remembers if name == "mag" else forgets
+        found += [_reading("search", f"{name}, lr {lr:g}", model, task, steps, lr=lr) for lr in (2e-3, 4e-3, 8e-3)]
+    short = Stage(0.15, True, (4, 5), (6, 7))  # four rows of drill, only for a start
+    lessons = {
+        "drills to the end": (
+            Stage(0.3, True, (4, 5), (6, 7)),
+            Stage(2 / 3, True, (4,), (7,)),
+            Stage(1.0, False, (), (7,)),
+        ),
+        "invented names to the end": (short, Stage(1.0, True, (), (7,))),
+        "invented names for a start": (short, Stage(1.0, False, (), (7,))),
+        "plain books": PLAIN,
+    }
+    for name, stages in lessons.items():
+        found.append(_reading("search", f"mag, {name}", READER, replace(remembers, stages=stages), steps))
+    longer = replace(remembers, half_lives=(20_000.0, 50_000.0))
+    found.append(_reading("search", "mag, longer half-lives", READER, longer, steps))
+    invented = replace(forgets, stages=(Stage(1.0, True),))
+    for name, model in list(READERS.items())[1:]:
+        found.append(_reading("search", f"{name}, invented names", model, invented, steps))
+    return found
+
+
+def long_text() -> list[Experiment]:
+    """Return the experiments on novels read as streams: a memory beside a window, its twins without, three seeds each.
+
+    And with one seed: the memory alone, MAC in two forms, and what the lessons are worth to each half.
+    """
+    found = []
+    for name, model in READERS.items():
+        task = REMEMBERS if name == "mag" else FORGETS
+        found.append(_reading("long", name, model, task, 2500, seeds=SEEDS))
+    others = {
+        "lmm": replace(READER, variant="lmm", mlp_ratio=4),
+        "mac": replace(READER, variant="mac", writes="x", sees="own"),
+        "mac, as printed": replace(READER, variant="mac"),
+    }
+    return found + [_reading("long", name, model, REMEMBERS, 2500) for name, model in others.items()]
+
+
+def long_depth() -> list[Experiment]:
+    """Return MAG on novels with memories of one to four layers, of equal size in all: the matrix, and networks.
+
+    All layers are 128 × 128, and the networks have the paper's residual and norm; the MLP behind them is the narrower.
+    """
+    deep = replace(READER, memory_expansion=1, residual=True, norm=True)
+    models = {1: READER} | {n: replace(deep, memory_depth=n, mlp_ratio=(10 - n) / 3 - 1 / 3) for n in (2, 3, 4)}
+    return [_reading("depth", f"{n} layers", model, REMEMBERS, 1000) for n, model in models.items()]
 
 
 def mac_choices() -> list[Experiment]:
@@ -232,8 +287,19 @@ def rivals() -> list[Experiment]:
     return [Experiment("rivals", name, model, STEPS, NEEDLE) for name, model in models.items()]
 
 
-PLANNED: tuple[Experiment, ...] = (*long_text(),)  # recorded when they are asked for by name, hours in all
-SEARCHES = ("mac", "mal", "probe")  # groups of one seed each: what was tried; what won is trained again with three
+PLANNED: tuple[Experiment, ...] = (
+    *long_search(),
+    *long_text(),
+    *long_depth(),
+)  # recorded when they are asked for by name, hours in all
+SEARCHES = (
+    "mac",
+    "mal",
+    "probe",
+    "search",
+    "long",
+    "depth",
+)  # groups of one seed each: what was tried; what won is trained again with three
 EXPERIMENTS: tuple[Experiment, ...] = (
     *needle(),
     *ablations(),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import ipywidgets
+import matplotlib
 import numpy as np
 
 from titans_mini.viz import draw, figure, palette
@@ -11,7 +14,7 @@ from titans_mini.viz.widgets.explorer import Explorer
 
 
 class NeedleMap(Explorer):
-    """Accuracy over depth and length for one model at a time, beside the curves of all.
+    """Accuracy over depth and length: small maps of all models, one of them large, and the curves of all.
 
     Args:
         right: model → (seeds, lengths, bins) correct answers; depth bins from the start of the haystack to its end.
@@ -22,9 +25,10 @@ class NeedleMap(Explorer):
     """
 
     caption = (
-        "Left: each cell is the share of needles found, for one length (column) and one depth (row, the start of the "
-        "haystack on top). Right: every model by length, the chosen one with all its seeds. Dotted: guessing. White "
-        "line: the length of training; everything to the right of it the model has never seen."
+        "Each cell is the share of needles found, for one length (column) and depth (row, the start of the haystack "
+        "on top), dark for none and yellow for all. Above: every model; below, the framed one with its numbers, and "
+        "every model by length, the framed one with all its seeds. Dotted: guessing. White line: the length of "
+        "training; everything to the right of it the model has never seen."
     )
 
     def __init__(self, right: dict[str, object], asked: dict[str, object], lengths, trained: int, chance: float):
@@ -63,11 +67,24 @@ class NeedleMap(Explorer):
         }
 
     def build(self):
-        """Draw the map and one curve per model, over a log scale of length."""
-        fig, (left, right) = figure(7.2, 3.3, 1, 2, width_ratios=[1.15, 1])
-        first = self.names[0]
-        self.map = draw.needle_map(left, self.grid[first], self.lengths, self.trained)
-        self.title = left.set_title("")
+        """Draw the small maps, the large one, and one curve per model over a log scale of length."""
+        small = [f"small {i}" for i in range(len(self.names))]
+        half = -(-len(small) // 2)
+        layout = [small, ["map"] * half + ["curves"] * (len(small) - half)] if len(small) > 1 else [["map", "curves"]]
+        fig, whole = figure(7.2, 4.6 if len(small) > 1 else 3.3)
+        whole.remove()
+        with matplotlib.rc_context(palette.style()):
+            ax = fig.subplot_mosaic(layout, height_ratios=[1, 3.2][-len(layout) :])
+        self.tiles = {}
+        for name, key in zip(self.names, small, strict=True):
+            if key in ax:
+                draw.heatmap(ax[key], self.grid[name], signed=False, limit=1.0, aspect="auto")
+                ax[key].set(xticks=(), yticks=())
+                ax[key].set_title("\n".join(textwrap.wrap(name, 11, break_long_words=False)), fontsize=7.5)
+                self.tiles[name] = ax[key]
+        left, right = ax["map"], ax["curves"]
+        self.map = draw.needle_map(left, self.grid[self.names[0]], self.lengths, self.trained)
+        self.title = left.set_title("", fontsize=9.5)
         (self.frame,) = left.plot([], [], color=palette.SURPRISE, lw=2, clip_on=False)
         self.curves = {}
         for name in self.names:
@@ -81,14 +98,18 @@ class NeedleMap(Explorer):
         right.axhline(self.chance, color=palette.MUTED, ls=":", lw=1)
         right.axvline(self.trained, color=palette.GRID, lw=1, zorder=0.5)
         self.here = draw.marker(right, self.lengths[-1], color=palette.SURPRISE)
-        right.set(xscale="log", ylim=(-0.02, 1.04), xlabel="length of the haystack", ylabel="needles found")
+        right.set(xscale="log", ylim=(-0.02, 1.04), xlabel="length of the haystack")
         right.set_xticks(self.lengths, [_short(n) for n in self.lengths])
         right.minorticks_off()
-        self.verdict = right.set_title("")
+        self.verdict = right.set_title("", fontsize=9.5)
         return fig
 
     def draw(self, model, length):
-        """Show one model's map and curve, and frame one length."""
+        """Show one model's map and curve, and frame the model and one length."""
+        for name, tile in self.tiles.items():
+            tile.title.set_fontweight("bold" if name == model else "normal")
+            for spine in tile.spines.values():
+                spine.set(visible=name == model, color=palette.SURPRISE, linewidth=2)
         self.map.update(self.grid[model])
         column, bins = self.lengths.index(length), len(self.grid[model])
         x, y = column - 0.5, bins - 0.5
