@@ -137,10 +137,10 @@ def _check_name(name: str) -> None:
         raise TypeError(
             f'prediction: got the name {name!r}, expected text such as "03.2"; are the quotation marks missing?'
         )
-    if not re.fullmatch(r"[0-9]{2}\.[0-9]", name):
+    if not re.fullmatch(r"[0-9]{2}\.[0-9]{1,2}", name):
         raise ValueError(
             f'prediction: got the name {name!r}, expected "NN.M" such as "03.2": two digits for the notebook, '
-            "a dot, one digit for the prediction"
+            "a dot, one or two digits for the prediction"
         )
 
 

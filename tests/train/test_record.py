@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from titans_mini import TitansConfig, TitansLM
 from titans_mini.data.recall import RecallTask
@@ -12,7 +14,7 @@ from titans_mini.train import record as module
 from titans_mini.train.checkpoint import CHECKPOINTS
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.needle import Needle
-from titans_mini.train.recipes import EXPERIMENTS, SEARCHES
+from titans_mini.train.recipes import EXPERIMENTS, NEEDLE, SEARCHES, rivals
 
 TINY = Needle(
     RecallTask(2, 2, keys=4, values=4, noise=2),
@@ -188,3 +190,16 @@ def test_a_changed_default_or_field_is_found():
 
 def test_names_are_unique():
     assert len({named(e) for e in EXPERIMENTS}) == len(EXPERIMENTS)
+
+
+def test_rivals_have_the_state_and_the_operations_that_their_names_say():
+    by_name, size, cost = {e.name: e for e in rivals()}, {}, {}
+    for name in ("lmm", "mac", "mag", "mal", "swa, same state", "transformer, same operations"):
+        experiment = by_name[name]
+        model, tokens = TitansLM(experiment.model), torch.zeros(1, 256, dtype=torch.int64)
+        size[name] = sum(x.numel() for x in model(tokens)[1].to_dict().values())
+        with FlopCounterMode(display=False) as counter:
+            model(tokens[:, : NEEDLE.length])[0].sum().backward()
+        cost[name] = counter.get_total_flops() * experiment.train.steps
+    assert size["swa, same state"] == pytest.approx(size["lmm"], rel=0.05)
+    assert cost["transformer, same operations"] >= 0.99 * max(cost.values())

@@ -1,7 +1,7 @@
 """Small trained models that ship with the library, and their surprise on a text: no network, no pickle.
 
-`assets/checkpoints/` holds their weights and the records of their training: command, seed, data, curve.
-`python -m titans_mini.train.ship` adds a trained model.
+`assets/checkpoints/` holds their weights, a card for people, and the record of their training: experiment, seed, curve,
+scores. `python -m titans_mini.train.ship` adds a recorded model.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans_mini.data.pieces import byte_pairs
 from titans_mini.memory.layer import NeuralMemory
 from titans_mini.models.titans import TitansLM
 
 HERE = Path(__file__).parent.parent
 FOLDERS = (HERE / "assets" / "checkpoints", HERE.parent / "assets" / "checkpoints")  # installed; in a checkout
-START = 10  # newline, read by the model before the first byte
+START = 10  # newline, read by the model before the first token
 
 
 def folder_of(name: str) -> Path:
     """Return the folder of a shipped model.
 
     Args:
-        name: such as "lmm-bytes".
+        name: such as "mag-novels".
 
     Raises:
         FileNotFoundError: if there is none of that name; lists the shipped ones.
@@ -39,11 +40,11 @@ def folder_of(name: str) -> Path:
     raise FileNotFoundError(f"pretrained: got {name!r}, expected one of {there}; looked in {[*map(str, FOLDERS)]}")
 
 
-def pretrained(name: str = "lmm-bytes") -> TitansLM:
+def pretrained(name: str = "mag-novels") -> TitansLM:
     """Load a shipped model.
 
     Args:
-        name: "lmm-bytes": the memory alone, two layers, bytes of English.
+        name: "mag-novels": memory as gate, two layers, trained on ten English novels in pieces of 2,048 byte pairs.
 
     Returns:
         The model, in evaluation mode.
@@ -55,8 +56,8 @@ def pretrained(name: str = "lmm-bytes") -> TitansLM:
     return TitansLM.from_pretrained(folder_of(name))
 
 
-def training_of(name: str = "lmm-bytes") -> dict:
-    """Read the training record of a shipped model: command, data, seed, date, commit, hardware, curve and scores."""
+def training_of(name: str = "mag-novels") -> dict:
+    """Read the record of a shipped model: experiment, seed, seconds, date, commit, hardware, curve and scores."""
     return json.loads((folder_of(name) / "training.json").read_text(encoding="utf-8"))
 
 
@@ -80,19 +81,19 @@ def scaled_steps(model: nn.Module, factor: float) -> Iterator[None]:
 
 
 @torch.no_grad()
-def read_bytes(
+def read_tokens(
     model: TitansLM, ids: Tensor, factor: float = 1.0, frozen_from: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Read a text with a byte-level language model from a fresh state, and compute the bits of each byte.
+    """Read a text from a fresh state, and compute the bits of each token.
 
     Args:
-        model: a byte-level language model.
-        ids: (T,) bytes.
+        model: a language model whose token 10 is the newline: of bytes or of `titans_mini.data.pieces`.
+        ids: (T,) tokens.
         factor: of all step sizes, see `scaled_steps`.
-        frozen_from: index of the first byte predicted without writing; None writes throughout.
+        frozen_from: index of the first token predicted without writing; None writes throughout.
 
     Returns:
-        Bits (T,), −log₂ of the predicted probability of each byte, and the likeliest byte (T,).
+        Bits (T,), −log₂ of the predicted probability of each token, and the likeliest token (T,).
     """
     line = torch.cat([ids.new_tensor([START]), ids[:-1]])[None]
     cut = len(ids) if frozen_from is None else frozen_from
@@ -105,23 +106,38 @@ def read_bytes(
 
 
 def read_text(model: TitansLM, text: str, factor: float = 1.0, frozen_from: int | None = None) -> tuple[Tensor, Tensor]:
-    """Read a text like `read_bytes`, and sum the bits over the bytes of each character.
+    """Read a text like `read_tokens`, and share the bits of each token out to its characters, by their bytes.
 
     Args:
-        model: a byte-level language model.
+        model: a language model of bytes, or of the pieces of `titans_mini.data.pieces`.
         text: T characters, any Unicode.
         factor: of all step sizes, see `scaled_steps`.
         frozen_from: index of the first character predicted without writing; None writes throughout.
 
     Returns:
-        Bits per character (T,), and whether the likeliest bytes were right (T,).
+        Bits per character (T,), and whether the likeliest tokens were right (T,).
     """
-    pieces = [character.encode("utf-8", "surrogatepass") for character in text]
-    owner = torch.tensor([i for i, piece in enumerate(pieces) for _ in piece], dtype=torch.int64)
-    ids = torch.tensor(list(b"".join(pieces)), dtype=torch.int64)
     if not text:
         return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
-    cut = None if frozen_from is None else sum(map(len, pieces[:frozen_from]))
-    bits, guess = read_bytes(model, ids, factor, cut)
-    wrong = torch.zeros(len(text)).index_add_(0, owner, (guess != ids).float())
-    return torch.zeros(len(text)).index_add_(0, owner, bits.float()), wrong == 0
+    ids, pieces = _encode(model, text)
+    sizes = torch.tensor([len(piece) for piece in pieces])
+    token = torch.arange(len(ids)).repeat_interleave(sizes)  # (bytes,) the token of each byte
+    each = torch.tensor([len(character.encode("utf-8", "surrogatepass")) for character in text])
+    character = torch.arange(len(text)).repeat_interleave(each)
+    cut = None
+    if frozen_from is not None:  # the first token that begins with this character or behind it
+        cut = int(((sizes.cumsum(0) - sizes) < each[:frozen_from].sum()).sum())
+    bits, guess = read_tokens(model, ids, factor, cut)
+    shared, missed = (bits / sizes)[token].float(), (guess != ids)[token].float()
+    bits, wrong = (torch.zeros(len(text)).index_add_(0, character, x) for x in (shared, missed))
+    return bits, wrong == 0
+
+
+def _encode(model: TitansLM, text: str) -> tuple[Tensor, list[bytes]]:
+    """Return the tokens of a text, (T,), and the bytes of each."""
+    coder = byte_pairs()
+    if model.config.vocab_size == len(coder.pieces):
+        ids = coder.encode(text)
+        return torch.tensor(ids), [coder.pieces[i] for i in ids]
+    raw = text.encode("utf-8", "surrogatepass")
+    return torch.tensor(list(raw)), [bytes([byte]) for byte in raw]

@@ -33,6 +33,9 @@ SMALL = TitansConfig(
     gate="add",
 )
 STEPS = TrainConfig(steps=1000, lr=8e-3, warmup=40)
+SAME_STATE = 96  # tokens whose keys and values in two layers are as many numbers as the state of the memory alone
+SAME_OPERATIONS = 2000  # steps of the transformer that cost as much as 1,000 of the dearest model with a memory, MAC
+MATRIX = {"memory_depth": 1, "residual": False, "norm": False}
 WIDE = 16  # the window that is too wide, in tokens
 
 
@@ -64,7 +67,7 @@ def ablations() -> list[Experiment]:
         "no forgetting": replace(SMALL, forgetting=False),
         "no convolution": replace(SMALL, conv_size=1),
         "no persistent memory": replace(SMALL, persistent=0),
-        "matrix memory": replace(SMALL, memory_depth=1, residual=False, norm=False, mlp_ratio=5),
+        "matrix memory": replace(SMALL, mlp_ratio=5, **MATRIX),
         "short half-life": replace(SMALL, half_life=(100.0, 100.0)),
     }
     return [Experiment("ablations", name, model, STEPS, NEEDLE) for name, model in models.items()]
@@ -125,9 +128,7 @@ READER = TitansConfig(
     segment=64,
     persistent=0,
     gate="add",
-    memory_depth=1,
-    residual=False,
-    norm=False,
+    **MATRIX,
     chunk_size=64,
     max_theta=0.05,
 )
@@ -259,7 +260,7 @@ def mal_choices() -> list[Experiment]:
         "2,000 steps": ({}, {"steps": 2000}),
         "sigmoid gate": ({"gate": "sigmoid"}, {}),
         "no residual": ({"mal_residual": False}, {}),
-        "matrix memory": ({"memory_depth": 1, "residual": False, "norm": False, "mlp_ratio": 4}, {}),
+        "matrix memory": ({**MATRIX, "mlp_ratio": 4}, {}),
         "no persistent tokens": ({"persistent": 0}, {}),
     }
     return [
@@ -279,12 +280,17 @@ def rivals() -> list[Experiment]:
         "mag": variant("mag", mlp_ratio=8 / 3, **conv),
         "mal": variant("mal", mlp_ratio=8 / 3, **conv),
         "mal, none in attention": variant("mal", mlp_ratio=8 / 3, min_half_life=10_000.0),  # and a floor under α
+        "mal, no persistent tokens": variant("mal", mlp_ratio=8 / 3, min_half_life=10_000.0, persistent=0),
+        "mal, matrix memory": variant("mal", mlp_ratio=4, min_half_life=10_000.0, **MATRIX),
         "delta": variant("delta", mlp_ratio=5.3),
         "gated-delta": variant("gated-delta", mlp_ratio=5.3),
         "transformer": variant("transformer", **two, **conv),
         "swa": variant("swa", **two, **conv),
+        "swa, same state": variant("swa", **two, **conv, window=SAME_STATE),
+        "transformer, same operations": variant("transformer", **two, **conv),
     }
-    return [Experiment("rivals", name, model, STEPS, NEEDLE) for name, model in models.items()]
+    longer = {"transformer, same operations": replace(STEPS, steps=SAME_OPERATIONS)}
+    return [Experiment("rivals", name, model, longer.get(name, STEPS), NEEDLE) for name, model in models.items()]
 
 
 PLANNED: tuple[Experiment, ...] = (

@@ -103,6 +103,11 @@ def missing(experiments: tuple[Experiment, ...], folder: Path = RESULTS) -> list
     return [(experiment, seed) for _, experiment, seed in sorted(found, key=lambda item: item[0])]
 
 
+def piece_name(experiment: Experiment, seed: int) -> str:
+    """Return the name of the record and the model of one run."""
+    return re.sub(r"\W+", "-", f"{experiment.group}-{experiment.name}-{experiment.hash()}-{seed}")
+
+
 def run_piece(experiment: Experiment, seed: int, pieces: Path = PIECES) -> dict[str, Any]:
     """Train and score one experiment with one seed, on one thread, and write a record of its own.
 
@@ -118,7 +123,7 @@ def run_piece(experiment: Experiment, seed: int, pieces: Path = PIECES) -> dict[
         The record: that of `Experiment.run` with "hardware", "date" and "commit".
     """
     torch.set_num_threads(1)
-    name = re.sub(r"\W+", "-", f"{experiment.group}-{experiment.name}-{experiment.hash()}-{seed}")
+    name = piece_name(experiment, seed)
     path = pieces / f"{name}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))

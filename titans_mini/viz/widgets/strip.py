@@ -18,7 +18,7 @@ from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
 COLUMNS, ROWS, WINDOW = 72, 10, 40
-NO_IDEA = 8  # bits of one of 256 equally likely bytes
+NO_IDEA = 8  # bits per character, of 256 equally likely bytes
 LONGEST = 2_000  # most characters read; the strip shows the first COLUMNS · ROWS
 LEARNING, FROZEN, RIGHT = "surprise, learning all along", "surprise, frozen halfway", "guessed right (dark)"
 RHYME = (  # traditional; only the beginning of each line is new
@@ -34,6 +34,15 @@ RHYME = (  # traditional; only the beginning of each line is new
 SENTENCE = (  # two lines of the strip, so that its repetitions align
     "A memory that was never trained reads this sentence once. It writes down"
     " what it did not expect. The second time there is little left to write. "
+)
+STORY = (  # our own; attention to 64 pieces has forgotten the name each time that it comes back
+    "It rained all that morning, and nobody in the village expected a visitor. When the old coach stopped before the "
+    "inn, a tall gentleman stepped down from it, and gave his name as Quimby Vorlat. The landlady carried his bag up "
+    "the stairs herself, for the boy was at the smithy, and found it heavier than it looked. There were books in it, "
+    "she told her sister, or else stones. When the doctor came in out of the rain, he shook hands with everybody, and "
+    'asked who the stranger was. "That is Mr. Vorlat," she said in a low voice. But the evening was long, the fire was '
+    "warm, and there was nobody else in the room who could play at cards. At nine o'clock the doctor rose and "
+    'bowed. "I believe that I speak to Mr. Vorlat," he said.'
 )
 
 
@@ -56,7 +65,7 @@ class SurpriseStrip(Explorer):
         text: initial text; by default a rhyme that repeats itself.
         theta: initial step size; with a model, a factor on its trained step size.
         dim: D, the size of keys and values.
-        model: a trained byte-level model whose memory reads; None for an untrained memory.
+        model: a trained model of bytes or pieces whose memory reads; None for an untrained memory.
     """
 
     caption = (
@@ -70,7 +79,8 @@ class SurpriseStrip(Explorer):
         """Start with `text`; see the class for the arguments."""
         self.model, self.presets = model, _presets()
         if model is not None:
-            self.presets = {name: preset | {"theta": 1.0} for name, preset in self.presets.items()}
+            texts = {"a stranger": {"text": STORY}} | self.presets
+            self.presets = {name: preset | {"theta": 1.0} for name, preset in texts.items()}
             self.caption += f" Surprise is in bits, divided by {NO_IDEA}."
         self.unit = "θ" if model is None else "writes ×"
         self.text = text
