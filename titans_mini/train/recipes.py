@@ -138,8 +138,7 @@ READERS = {
     "mag, never writes": replace(READER, read_only=True, mlp_ratio=3.375),
     "swa": replace(READER, variant="swa", attention_conv=4, mlp_ratio=4.6875),
 }
-REMEMBERS = LongText()
-FORGETS = replace(REMEMBERS, stages=PLAIN, induction=False, copy=False, half_lives=())
+FORGETS = LongText(stages=PLAIN, induction=False, copy=False, half_lives=())
 
 
 def _reading(group: str, name: str, model: TitansConfig, task: LongText, steps: int, **changes: object) -> Experiment:
@@ -149,26 +148,36 @@ def _reading(group: str, name: str, model: TitansConfig, task: LongText, steps: 
     return Experiment(group, name, model, replace(config, **changes), replace(task, steps=steps), seeds=seeds)
 
 
+# What the search found: drills for a start, and one row of them and invented names to the end, for a memory; invented
+# names for a window too.
+START = Stage(0.15, True, (4, 5), (6, 7))
+INVENTED = (START, Stage(1.0, True, (), (7,)))
+TASKS = {
+    "mag": LongText(stages=INVENTED),
+    "mag, never writes": FORGETS,
+    "swa": replace(FORGETS, stages=(Stage(1.0, True),)),
+}
+
+
 def long_search() -> list[Experiment]:
     """Return what was tried for each reader of novels, on the validation books alone: one seed, a fifth of the steps.
 
     Every model got three learning rates. The memory also got four orders of its lessons, longer half-lives and plain
     books, its rivals books with invented names.
     """
-    steps, remembers, forgets = 500, replace(REMEMBERS, test=()), replace(FORGETS, test=())
+    steps, remembers, forgets = 500, LongText(test=()), replace(FORGETS, test=())
     found = []
     for name, model in READERS.items():
         task = remembers if name == "mag" else forgets
         found += [_reading("search", f"{name}, lr {lr:g}", model, task, steps, lr=lr) for lr in (2e-3, 4e-3, 8e-3)]
-    short = Stage(0.15, True, (4, 5), (6, 7))  # four rows of drill, only for a start
     lessons = {
         "drills to the end": (
             Stage(0.3, True, (4, 5), (6, 7)),
             Stage(2 / 3, True, (4,), (7,)),
             Stage(1.0, False, (), (7,)),
         ),
-        "invented names to the end": (short, Stage(1.0, True, (), (7,))),
-        "invented names for a start": (short, Stage(1.0, False, (), (7,))),
+        "invented names to the end": INVENTED,
+        "invented names for a start": (START, Stage(1.0, False, (), (7,))),
         "plain books": PLAIN,
     }
     for name, stages in lessons.items():
@@ -182,30 +191,24 @@ def long_search() -> list[Experiment]:
 
 
 def long_text() -> list[Experiment]:
-    """Return the experiments on novels read as streams: a memory beside a window, its twins without, three seeds each.
+    """Return the experiments on novels read as streams: a memory beside a window, and its rivals, as the search says."""
+    return [_reading("long", name, model, TASKS[name], 2500, seeds=SEEDS) for name, model in READERS.items()]
 
-    And with one seed: the memory alone, MAC in two forms, and what the lessons are worth to each half.
+
+def long_shapes() -> list[Experiment]:
+    """Return other memories on the same novels, of equal size in all: deeper ones, one alone, and memory as context.
+
+    All layers of the deep ones are 128 × 128, with the paper's residual and norm; the MLP behind them is the narrower.
     """
-    found = []
-    for name, model in READERS.items():
-        task = REMEMBERS if name == "mag" else FORGETS
-        found.append(_reading("long", name, model, task, 2500, seeds=SEEDS))
-    others = {
+    deep = replace(READER, memory_expansion=1, residual=True, norm=True)
+    models = {"mag": READER}
+    models |= {f"mag, {n} layers": replace(deep, memory_depth=n, mlp_ratio=(9 - n) / 3) for n in (2, 3, 4)}
+    models |= {
         "lmm": replace(READER, variant="lmm", mlp_ratio=4),
         "mac": replace(READER, variant="mac", writes="x", sees="own"),
         "mac, as printed": replace(READER, variant="mac"),
     }
-    return found + [_reading("long", name, model, REMEMBERS, 2500) for name, model in others.items()]
-
-
-def long_depth() -> list[Experiment]:
-    """Return MAG on novels with memories of one to four layers, of equal size in all: the matrix, and networks.
-
-    All layers are 128 × 128, and the networks have the paper's residual and norm; the MLP behind them is the narrower.
-    """
-    deep = replace(READER, memory_expansion=1, residual=True, norm=True)
-    models = {1: READER} | {n: replace(deep, memory_depth=n, mlp_ratio=(10 - n) / 3 - 1 / 3) for n in (2, 3, 4)}
-    return [_reading("depth", f"{n} layers", model, REMEMBERS, 1000) for n, model in models.items()]
+    return [_reading("shapes", name, model, TASKS["mag"], 1000) for name, model in models.items()]
 
 
 def mac_choices() -> list[Experiment]:
