@@ -191,7 +191,7 @@ def long_search() -> list[Experiment]:
 
 
 def long_text() -> list[Experiment]:
-    """Return the experiments on novels read as streams: a memory beside a window, and its rivals, as the search says."""
+    """Return the experiments on novels read as streams: a memory and its rivals, each as the search says."""
     return [_reading("long", name, model, TASKS[name], 2500, seeds=SEEDS) for name, model in READERS.items()]
 
 
@@ -299,15 +299,14 @@ def rivals() -> list[Experiment]:
 PLANNED: tuple[Experiment, ...] = (
     *long_search(),
     *long_text(),
-    *long_depth(),
+    *long_shapes(),
 )  # recorded when they are asked for by name, hours in all
 SEARCHES = (
     "mac",
     "mal",
     "probe",
     "search",
-    "long",
-    "depth",
+    "shapes",
 )  # groups of one seed each: what was tried; what won is trained again with three
 EXPERIMENTS: tuple[Experiment, ...] = (
     *needle(),
