@@ -25,6 +25,12 @@ COMMANDS = {
     "remember_ablations": "make results",
     "remember_mac": "make results",
     "remember_rivals": "make results",
+    "remember_probe": "make results",
+    "remember_mal": "make results",
+    "remember_search": "make results ARGS='--only search'",
+    "remember_long": "make results ARGS='--only long'",
+    "remember_shapes": "make results ARGS='--only shapes'",
+    "remember_babilong": "make results ARGS='--only babilong'",
     "remember_babi": "make results",
     "remember_text": "make results",
 }
@@ -40,9 +46,8 @@ def load_results(name: str) -> dict:
 
     Args:
         name: "speed_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
-            "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or the trainings of
-            notebook 12: "remember_needle", "remember_ablations", "remember_mac",
-            "remember_rivals", "remember_babi", "remember_text".
+            "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or a group of the
+            trainings of lesson 12, "remember_" and its name in `titans_mini.train.recipes`, such as "remember_needle".
 
     Returns:
         What the file holds; always with `hardware`, `date`, `commit` and `command`.
