@@ -149,13 +149,12 @@ def _reading(group: str, name: str, model: TitansConfig, task: LongText, steps: 
     return Experiment(group, name, model, replace(config, **changes), replace(task, steps=steps), seeds=seeds)
 
 
-STEPS_OF_READERS = 2500
-# What the search found. For a memory: drills for a start, invented names until two thirds (to the end was as good after
-# a fifth of the steps, and worse after all of them), and one row of drill throughout; for a window: invented names.
+# What the search found: drills for a start, and one row of them and invented names to the end, for a memory; invented
+# names for a window too.
 START = Stage(0.15, True, (4, 5), (6, 7))
 INVENTED = (START, Stage(1.0, True, (), (7,)))
 TASKS = {
-    "mag": LongText(),
+    "mag": LongText(stages=INVENTED),
     "mag, never writes": FORGETS,
     "swa": replace(FORGETS, stages=(Stage(1.0, True),)),
 }
@@ -189,15 +188,12 @@ def long_search() -> list[Experiment]:
     invented = replace(forgets, stages=(Stage(1.0, True),))
     for name, model in list(READERS.items())[1:]:
         found.append(_reading("search", f"{name}, invented names", model, invented, steps))
-    whole = LongText(stages=INVENTED)
-    return [*found, _reading("search", "mag, invented names to the end, all steps", READER, whole, STEPS_OF_READERS)]
+    return found
 
 
 def long_text() -> list[Experiment]:
     """Return the experiments on novels read as streams: a memory and its rivals, each as the search says."""
-    return [
-        _reading("long", name, model, TASKS[name], STEPS_OF_READERS, seeds=SEEDS) for name, model in READERS.items()
-    ]
+    return [_reading("long", name, model, TASKS[name], 2500, seeds=SEEDS) for name, model in READERS.items()]
 
 
 def long_shapes() -> list[Experiment]:
