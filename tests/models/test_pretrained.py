@@ -8,6 +8,7 @@ import torch
 
 from tests.data import standin
 from titans_mini import TitansConfig, TitansLM
+from titans_mini.data import reading
 from titans_mini.data.novels import TRAIN, VALIDATION
 from titans_mini.data.pieces import byte_pairs
 from titans_mini.models import pretrained
@@ -82,7 +83,7 @@ def test_the_model_that_comes_along_learns_while_it_reads():
     assert min(b[0] - a[1] for a, b in zip(places, places[1:], strict=False)) > 200, "attention has forgotten it"
     cost = {}
     for factor in (1.0, 0.0):
-        bits, _ = pretrained.read_text(model, STORY, factor)
+        bits, _ = reading.read_text(model, STORY, factor)
         cost[factor] = [bits[a:b].sum().item() for a, b in places]
     assert cost[1.0][1] < 0.75 * cost[1.0][0] and cost[1.0][2] < 0.5 * cost[1.0][0]
     assert min(cost[0.0]) > 0.75 * cost[0.0][0], "without writing it stays as strange"
@@ -106,12 +107,12 @@ def test_bits_are_those_of_the_logits_and_characters_share_them_by_their_bytes(m
     whole = model.config.vocab_size > 256
     ids = torch.tensor(byte_pairs().encode(TEXT) if whole else list(TEXT.encode()))
     with torch.no_grad():
-        logits, _ = model(torch.cat([torch.tensor([pretrained.START]), ids[:-1]])[None])
+        logits, _ = model(torch.cat([torch.tensor([reading.START]), ids[:-1]])[None])
     expected = -logits[0].double().log_softmax(-1).gather(1, ids[:, None])[:, 0] / torch.tensor(2.0).double().log()
-    bits, guess = pretrained.read_tokens(model, ids)
+    bits, guess = reading.read_tokens(model, ids)
     torch.testing.assert_close(bits, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(guess, logits[0].argmax(-1))
-    by_character, right = pretrained.read_text(model, TEXT)
+    by_character, right = reading.read_text(model, TEXT)
     assert len(by_character) == len(right) == len(TEXT)
     torch.testing.assert_close(by_character.sum(), bits.sum().float(), rtol=1e-5, atol=1e-3)
     if whole:  # "The" is one piece or more; its bits lie evenly on its letters
@@ -120,13 +121,13 @@ def test_bits_are_those_of_the_logits_and_characters_share_them_by_their_bytes(m
     else:
         assert TEXT[6] == "ï"
         torch.testing.assert_close(by_character[6], bits[6:8].sum().float(), rtol=1e-5, atol=1e-4)
-    assert pretrained.read_text(model, "")[0].shape == (0,)
+    assert reading.read_text(model, "")[0].shape == (0,)
 
 
 def test_writing_can_be_forbidden_from_a_character_on(model):
     half = TEXT.index("naïve", 20) - 1  # where a piece begins
     all_along, halfway, never = (
-        pretrained.read_text(model, TEXT, *options)[0] for options in ((1.0, None), (1.0, half), (0.0, None))
+        reading.read_text(model, TEXT, *options)[0] for options in ((1.0, None), (1.0, half), (0.0, None))
     )
     torch.testing.assert_close(halfway[:half], all_along[:half], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(halfway[half:], all_along[half:], atol=1e-4)
@@ -147,7 +148,7 @@ def test_reading_leaves_the_weights_alone(model):
         return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in model.parameters())).hexdigest()
 
     before = print_of()
-    pretrained.read_text(model, TEXT)
+    reading.read_text(model, TEXT)
     assert print_of() == before
 
 
@@ -155,7 +156,7 @@ def test_the_strip_is_read_by_a_model(model):
     strip = SurpriseStrip(TEXT, model=model)
     assert strip.values["theta"] == 1.0 and "writes × 1.00" in strip.alt_text and "bits" in strip.caption
     surprise, _ = strip.read(TEXT, 1.0)
-    torch.testing.assert_close(surprise, pretrained.read_text(model, TEXT)[0] / 8)
+    torch.testing.assert_close(surprise, reading.read_text(model, TEXT)[0] / 8)
     pictures = {strip.png}
     for change in ({"theta": 0.0}, {"theta": 2.0}, {"text": "", "theta": 1.0}, {"text": "🙂\ud800x"}):
         strip.set(**change)

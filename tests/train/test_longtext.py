@@ -373,3 +373,18 @@ def test_planned_experiments_run_when_asked_for(monkeypatch, tmp_path):
     record_module.main(["--only", "long/mag", "--folder", str(tmp_path)])
     record_module.main(["--folder", str(tmp_path)])
     assert [e.name for e in chosen[0]] == ["mag"] and chosen[1] == list(EXPERIMENTS)
+
+
+def test_a_reading_may_have_other_chunks(books):
+    """What differs is where the surprise of a chunk is taken; a memory that hardly writes reads the same."""
+    torch.manual_seed(0)
+    small = replace(CONFIG, chunk_size=16)
+    found = {}
+    for chunk in (0, 8):
+        task = replace(SMALL, read_chunk=chunk)
+        model = TitansLM(small).eval()
+        task.start(model, 0)
+        found[chunk] = task.score(model, 0)["test"]["kilobytes"]["carried"]
+        assert [m.options["chunk_size"] for m in memories(model)] == [chunk or 16] * 2
+        torch.manual_seed(0)
+    assert found[0] != found[8] and np.allclose(found[0], found[8], atol=0.2)

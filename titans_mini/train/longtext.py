@@ -76,6 +76,7 @@ class LongText:
     kilobytes: int = 64  # of each book, from its beginning
     edges: tuple[int, ...] = EDGES  # of the positions, in kilobytes
     block: int = 320  # tokens of a call, about a kilobyte of pieces; whole chunks
+    read_chunk: int = 0  # tokens of a chunk while reading; 0: as in training, where no row of dots comes 40 times
     resets: tuple[int, ...] = (1, 4)  # blocks after which memories forget, for comparison
 
     def __post_init__(self) -> None:
@@ -143,6 +144,8 @@ class LongText:
         """Score a model on some books; none give nothing."""
         if not names:
             return {}
+        for memory in memories(model) if self.read_chunk else ():
+            memory.options["chunk_size"] = self.read_chunk
         ids, sizes = self._books(names)
         resets = {f"reset {n}": n for n in self.resets} if memories(model) else {}
         readings = {CARRIED: 0} | resets

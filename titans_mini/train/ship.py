@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from titans_mini.models.pretrained import FOLDERS
+from titans_mini.models.titans import TitansLM
 from titans_mini.train.experiments import Experiment
 from titans_mini.train.longscore import CARRIED
 from titans_mini.train.recipes import EXPERIMENTS, PLANNED
@@ -30,7 +31,8 @@ A small Titans model that reads English text and remembers what it has read: {we
 Memory as gate (MAG), two blocks, each with one {dim} × {dim} matrix that learns while it reads, beside attention to the
 last {window} pieces of text. One of 2,048 byte-pair pieces is about three letters.
 
-    from titans_mini.models.pretrained import pretrained, read_text
+    from titans_mini.data.reading import read_text
+    from titans_mini.models.pretrained import pretrained
     model = pretrained("{name}")
     bits, right = read_text(model, "any text of yours")
 
@@ -38,7 +40,7 @@ last {window} pieces of text. One of 2,048 byte-pair pieces is about three lette
 
 {steps:,} steps of {batch} × {length} pieces on {books} novels of Project Gutenberg (of the 19th century, in the public
 domain), seed {seed}, {minutes:.0f} minutes of one thread on {cpu}. Readers go through whole books with a memory that is
-carried on; names are exchanged for invented ones for two thirds of the training, and some passages come twice. Commit
+carried on; names are exchanged for invented ones, and some passages come twice. Commit
 {commit}, {date}. `{command}` trains it again; training.json has the whole configuration and the curve.
 
 Loss, nats per piece: {curve}.
@@ -54,8 +56,10 @@ Bits per byte on books that it has not seen, kilobytes {first} to {last} of each
 ## Limits
 
 It knows the English of these novels, not facts, and its sentences make sense for a few words at a time. What it
-remembers are names and turns of phrase, for some kilobytes. Text of other kinds, other languages above all, is read
-byte by byte and surprises it throughout. The novels speak of people as their century did, and so does it.
+remembers are names and turns of phrase, for some kilobytes. It reads in chunks of 16 pieces, although it was trained in
+chunks of 64: with those, a table of contents whose rows of dots repeat one piece many times spoiled its memory. Text of
+other kinds, other languages above all, is read byte by byte and surprises it throughout. The novels speak of people as
+their century did, and so does it.
 """
 
 
@@ -81,17 +85,22 @@ def ship(
     run = pieces / piece_name(experiment, seed)
     if not (run / "model.safetensors").is_file():
         raise FileNotFoundError(f"{run}: expected the model of a recorded run; `make results` trains and keeps it")
-    weights = (run / "model.safetensors").read_bytes()
-    if len(weights) > MAX_BYTES:
-        raise ValueError(f"{run}: got {len(weights):,} bytes of weights, expected at most {MAX_BYTES:,}: they travel")
+    size = (run / "model.safetensors").stat().st_size
+    if size > MAX_BYTES:
+        raise ValueError(f"{run}: got {size:,} bytes of weights, expected at most {MAX_BYTES:,}: they travel")
     (shelf / name).mkdir(parents=True, exist_ok=True)
-    for file in ("model.safetensors", "config.json"):
-        shutil.copyfile(run / file, shelf / name / file)
+    model = TitansLM.from_pretrained(run)
+    if experiment.task.read_chunk:  # it is used as it was scored
+        reads = TitansLM(replace(model.config, chunk_size=experiment.task.read_chunk))
+        reads.load_state_dict(model.state_dict())
+        model = reads
+    model.save_pretrained(shelf / name)
+    (shelf / name / "model.safetensors").chmod(0o644)  # for everybody, whatever the writer asks for
     command = f"python -m titans_mini.train.record --only {experiment.group}/{experiment.name}"
     record = {"command": command, "config": experiment.config(), **json.loads(run.with_suffix(".json").read_text())}
-    record |= {"sha256": hashlib.sha256(weights).hexdigest()}
+    record |= {"sha256": hashlib.sha256((shelf / name / "model.safetensors").read_bytes()).hexdigest()}
     (shelf / name / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (shelf / name / "README.md").write_text(card(name, record, len(weights)), encoding="utf-8")
+    (shelf / name / "README.md").write_text(card(name, record, size), encoding="utf-8")
     return record
 
 

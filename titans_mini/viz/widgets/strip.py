@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from titans_mini.data import code, english, text_stream
+from titans_mini.data.reading import read_text
 from titans_mini.memory.functional import neural_memory
 from titans_mini.memory.network import MemoryNet
-from titans_mini.models.pretrained import read_text
 from titans_mini.models.titans import TitansLM
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
@@ -39,7 +39,7 @@ STORY = (  # our own; attention to 64 pieces has forgotten the name each time th
     "It rained all that morning, and nobody in the village expected a visitor. When the old coach stopped before the "
     "inn, a tall gentleman stepped down from it, and gave his name as Quimby Vorlat. The landlady carried his bag up "
     "the stairs herself, for the boy was at the smithy, and found it heavier than it looked. There were books in it, "
-    "she told her sister, or else stones. When the doctor came in out of the rain, he shook hands with everybody, and "
+    "she told her sister, or else stones. When the doctor came in out of the rain, he shook hands with all, and "
     'asked who the stranger was. "That is Mr. Vorlat," she said in a low voice. But the evening was long, the fire was '
     "warm, and there was nobody else in the room who could play at cards. At nine o'clock the doctor rose and "
     'bowed. "I believe that I speak to Mr. Vorlat," he said.'
