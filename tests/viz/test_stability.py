@@ -96,3 +96,14 @@ def test_the_line_separates_simulated_memories(C, alpha, eta):
     loss = losses(key, key, step, torch.full_like(step, eta), alpha, C)[:, ::C]  # at the chunks' starts
     below, above = (torch.diff(x).abs() for x in loss)  # with α > 0 the loss settles above 0
     assert below[-8:].max() < 0.2 * below[:8].max() and above[-8:].max() > 2 * above[:8].max()
+
+
+def test_the_online_map_has_no_chunks():
+    images, labels = digits()
+    neat = torch.stack([images[labels == c].mean(0) for c in range(10)])
+    widget = StabilityMap(images[:64], neat[labels[:64]], online=True)
+    assert list(widget.memories) == ["one digit", "stream", "stream, α = 0.3"]
+    for name, preset in widget.presets.items():
+        widget.preset(name)
+        assert preset["memory"] in widget.memories and "C =" not in widget.alt_text
+    assert "chunk" not in widget.caption

@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: one full write, half-lives, the largest stable step, and the step of a chunk."""
+"""Exercises of notebook 03: one full write, half-lives, a quiet hour, a curve of forgetting, and closing time."""
 
 import math
 
@@ -19,15 +19,28 @@ def forget_gate(half_life):
     return 1 - 0.5 ** (1 / half_life)
 
 
-def largest_step(k, alpha, eta):
-    """The θ at which the memory stops learning the same key k (D,) token after token -> a number."""
-    kappa = k.square().sum()
-    return (2 - alpha) * (1 + eta) / (2 * kappa)
+def quiet_hour(M, S, alpha, eta, visits):
+    """Let visits pass at which nobody says anything (θ = 0): M and S (D, E) -> both afterwards."""
+    for _ in range(visits):
+        S = eta * S
+        M = (1 - alpha) * M + S
+    return M, S
 
 
-def chunk_limit(k, chunk_size):
-    """The θ at which C equal keys k (D,) in one chunk stop being learned, with α = η = 0 -> a number."""
-    return 1 / (k.square().sum() * chunk_size)
+def remaining(ages, alpha, theta, dim):
+    """Expected share of a write left after ages (N,) visits by strangers, unit keys -> (N,)."""
+    return (1 - alpha - 2 * theta / dim) ** ages
+
+
+def last_evening(keys, values, first, eta, theta):
+    """Visits (T, D), (T, E), first (T,) true where an evening begins -> the last book (D, E)."""
+    M = S = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)
+    alpha_t = first.to(keys.dtype)  # 1 at the first visit of an evening, else 0
+    eta_t = eta * (1 - alpha_t)
+    for t, (k, v) in enumerate(zip(keys, values, strict=True)):
+        S = eta_t[t] * S - theta * 2 * torch.outer(k, k @ M - v)
+        M = (1 - alpha_t[t]) * M + S
+    return M
 
 
 def _write_cases(seed):
@@ -48,15 +61,45 @@ def _half_life_cases(seed):
     ]
 
 
-def _step_cases(seed):
+def _hour_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    gates = [(0.0, 0.5), (0.3, 0.0), (0.5, 0.9), (1.0, 0.4)]
-    return [(torch.randn(3 + i, generator=g, dtype=torch.float64) + 1, *gate) for i, gate in enumerate(gates)]
+    gates = [(0.02, 0.8, 60), (0.1, 0.5, 7), (0.3, 0.9, 2), (0.05, 0.0, 12)]
+    return [(*(torch.randn(3, 2, generator=g, dtype=torch.float64) for _ in range(2)), *gate) for gate in gates]
 
 
-def _chunk_cases(seed):
+def _remaining_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(torch.randn(3 + i, generator=g, dtype=torch.float64) + 1, c) for i, c in enumerate((1, 4, 16))]
+    ages = torch.randint(0, 60, (5,), generator=g).double()
+    return [(ages, 0.02, 0.3, 26), (ages, 0.0, 0.5, 64), (ages, 0.1, 0.2, 8)]
+
+
+def _evening_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    cases = []
+    for T, starts, eta, theta in ((9, (0, 5), 0.7, 0.3), (12, (0, 4, 8), 0.5, 0.4), (6, (0, 3), 0.9, 0.1)):
+        keys, values = torch.randn(2, T, 3, generator=g, dtype=torch.float64)
+        first = torch.zeros(T, dtype=torch.bool)
+        first[list(starts)] = True
+        cases.append((keys, values, first, eta, theta))
+    return cases
+
+
+def _book(keys, values, alpha, eta, theta, fresh=None):
+    """Run with gates (T,); where `fresh` is true the book is emptied before the surprise is computed."""
+    M = S = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)
+    for t, (k, v) in enumerate(zip(keys, values, strict=True)):
+        M = M * 0 if fresh is not None and fresh[t] else M
+        S = eta[t] * S - theta * 2 * torch.outer(k, k @ M - v)
+        M = (1 - alpha[t]) * M + S
+    return M
+
+
+def _closing(keys, values, first, eta, theta, *, momentum=True, early=False, fresh=False, never=False):
+    """Typical ways to close a book: without the momentum, one visit too early, before the surprise, or not at all."""
+    first = first.to(keys.dtype)
+    alpha = torch.cat([first[1:], first.new_zeros(1)]) if early else first
+    gate = eta * (1 - alpha) if momentum else torch.full_like(alpha, eta)
+    return _book(keys, values, alpha * (not never), gate, theta, first.bool() if fresh else None)
 
 
 EXERCISES = (
@@ -133,72 +176,132 @@ EXERCISES = (
     ),
     Exercise(
         name="03.3",
-        title="The largest stable step",
-        difficulty="hard",
-        minutes=15,
-        points=3,
-        solution=largest_step,
-        cases=_step_cases,
+        title="Mend the quiet hour",
+        difficulty="medium",
+        minutes=10,
+        points=2,
+        solution=quiet_hour,
+        cases=_hour_cases,
         mutants={
-            "factor 2": (
-                lambda k, a, e: (2 - a) * (1 + e) / k.square().sum(),
-                "Twice too large: the gradient of the square brings a 2, so the condition reads 2θκ < (2 − α)(1 + η).",
+            "as it was": (
+                lambda M, S, a, e, n: ((1 - n * a) * M, e**n * S),
+                "Two faults are left. Fading by nα in one go can pass below zero; and the momentum that was still in "
+                "motion fades at the door, yet it never arrives in the book.",
             ),
-            "no momentum": (
-                lambda k, a, e: (2 - a) / (2 * k.square().sum()),
-                "η is missing. For one repeated key momentum widens the limit by 1 + η.",
+            "straight line": (
+                lambda M, S, a, e, n: (
+                    (1 - n * a) * M + sum((1 - a) ** (n - i) * e**i for i in range(1, n + 1)) * S,
+                    e**n * S,
+                ),
+                "The momentum arrives, but the book fades by nα in one go: each visit takes a share of what is left.",
             ),
-            "length": (
-                lambda k, a, e: (2 - a) * (1 + e) / (2 * k.norm()),
-                "You divide by ‖k‖. κ is ‖k‖²: the key acts once in the prediction and once in the gradient.",
+            "momentum never arrives": (
+                lambda M, S, a, e, n: ((1 - a) ** n * M, e**n * S),
+                "The book fades well, but S never arrives in it. Nobody spoke, and still M_t = (1−α)M_{t−1} + S_t.",
             ),
-            "wrong way": (
-                lambda k, a, e: (2 - a) * (1 - e) / (2 * k.square().sum()),
-                "1 − η belongs to keys that return after a pause. For the same key every token it is 1 + η.",
+            "arrives unfaded": (
+                lambda M, S, a, e, n: ((1 - a) ** n * M + sum(e**i for i in range(1, n + 1)) * S, e**n * S),
+                "Every step that arrives fades at the later visits like all other ink; yours arrives at the end.",
             ),
-            "no forgetting": (
-                lambda k, a, e: (1 + e) / k.square().sum(),
-                "α is missing. Forgetting narrows the limit of a repeated key: 2 becomes 2 − α.",
+            "one step too early": (
+                lambda M, S, a, e, n: (
+                    (1 - a) ** n * M + sum((1 - a) ** (n - 1 - i) * e**i for i in range(n)) * S,
+                    e**n * S,
+                ),
+                "The step S is in the book already. What arrives at the first quiet visit is ηS, not S.",
+            ),
+            "fades S": (
+                lambda M, S, a, e, n: (
+                    (1 - a) ** n * M + sum((1 - a) ** (n - i) * e**i for i in range(1, n + 1)) * S,
+                    (1 - a) ** n * e**n * S,
+                ),
+                "The book is right, but α fades S as well. It acts on M alone.",
             ),
         },
         hints=(
-            "The condition of this section: 2θκ < (2 − α)(1 + η), with κ = ‖k‖².",
-            "Compute kappa = k.square().sum(), put an equals sign into the condition, and solve for θ.",
+            "Let one quiet visit pass on paper, with θ = 0 in equations 13 and 14. Which of M and S changes?",
+            "Both do: S becomes ηS, and the new S is added to the faded M. Now let the second visit pass.",
+            "A loop over the visits with these two lines is enough.",
         ),
-        why="At this θ an eigenvalue of the 2×2 map is −1: the error changes its sign at each token and never shrinks.",
+        why="A quiet visit is a visit with θ = 0: the book fades, and the momentum goes on arriving.",
         tolerance=1e-9,
     ),
     Exercise(
         name="03.4",
-        title="The step of a chunk",
+        title="The curve of forgetting",
         difficulty="medium",
         minutes=10,
         points=2,
-        solution=chunk_limit,
-        cases=_chunk_cases,
+        solution=remaining,
+        cases=_remaining_cases,
         mutants={
-            "no chunk": (
-                lambda k, c: 1 / k.square().sum(),
-                "That is the limit for C = 1. In a chunk the same error is corrected C times: the steps add up.",
+            "gate alone": (
+                lambda ages, a, th, d: (1 - a) ** ages,
+                "That is the gate alone. Every stranger also writes over a little of it: 2θ times the mean squared "
+                "cosine of two random names, which is 1/D.",
             ),
-            "perfect step": (
-                lambda k, c: 1 / (2 * k.square().sum() * c),
-                "At that θ the factor 1 − 2κCθ is 0: the best step. The limit is where it reaches −1.",
+            "strangers alone": (
+                lambda ages, a, th, d: (1 - 2 * th / d) ** ages,
+                "That is being written over alone. The gate takes its share at every visit as well.",
             ),
-            "length": (
-                lambda k, c: 1 / (k.norm() * c),
-                "You divide by ‖k‖. κ is ‖k‖²: the key acts once in the prediction and once in the gradient.",
+            "one after the other": (
+                lambda ages, a, th, d: ((1 - a) * (1 - 2 * th / d)) ** ages,
+                "Close: you fade what the stranger has left. The surprise is computed at M_{t−1}, before the book "
+                "fades, so the two losses add up: 1 − α − 2θ/D.",
             ),
-            "factor 2": (
-                lambda k, c: 2 / (k.square().sum() * c),
-                "Twice too large: the gradient of the square brings a 2, so the factor is 1 − 2κCθ.",
+            "no factor 2": (
+                lambda ages, a, th, d: (1 - a - th / d) ** ages,
+                "A factor 2 is missing: the gradient of the square brings it, so a write corrects 2θ of its error.",
+            ),
+            "straight line": (
+                lambda ages, a, th, d: 1 - ages * (a + 2 * th / d),
+                "You take the same amount at each visit. Each takes a share of what is left: a power, not a line.",
             ),
         },
         hints=(
-            "All C gradients are equal: each is taken at the memory of the chunk's start. What does the error become?",
-            "The error is multiplied by 1 − 2κCθ. Where does that reach −1?",
+            "One visit: M_t = (1−α)M_{t−1} − 2θ kᵀ(kM_{t−1} − v). Which two terms reduce what is already there?",
+            "On average over random keys of length 1, kᵀk is the identity divided by D.",
+            "So one visit leaves the share 1 − α − 2θ/D.",
         ),
-        why="This is why the library caps θ at 1/C by default, with keys of length 1.",
+        why="Strangers are a second gate: a book that never forgets on purpose forgets 2θ/D per visit by accident.",
+        tolerance=1e-9,
+    ),
+    Exercise(
+        name="03.5",
+        title="Closing time",
+        difficulty="hard",
+        minutes=15,
+        points=3,
+        solution=last_evening,
+        cases=_evening_cases,
+        mutants={
+            "momentum stays": (
+                lambda *x: _closing(*x, momentum=False),
+                "The book is cleared, but yesterday's momentum writes itself into it: α does not touch S. Which gate "
+                "stops S at the same visit?",
+            ),
+            "too early": (
+                lambda *x: _closing(*x, early=True),
+                "You close at the last visit of an evening. Then that visit's write, which is added after the fading, "
+                "survives the night. Close at the first visit of the next.",
+            ),
+            "before the surprise": (
+                lambda *x: _closing(*x, fresh=True),
+                "Cleaner than the paper: you start an evening with an empty book. In equation 14 the first surprise "
+                "is still computed at M_{t−1}, yesterday's book, and only then does α clear it: build it with α_t and "
+                "η_t, over all visits.",
+            ),
+            "never": (
+                lambda *x: _closing(*x, never=True),
+                "The momentum stops at the door, but the book stays: no α is 1 yet.",
+            ),
+        },
+        hints=(
+            "Step 1: gates. α_t is 1 where `first` is true, else 0. What must η_t be there?",
+            "η_t is 0 where an evening begins, else eta: alpha_t = first.to(keys.dtype), eta_t = eta * (1 - alpha_t).",
+            "Step 2: the loop. First S with eta_t[t] and the error at the old M, then M with alpha_t[t].",
+        ),
+        why="Two gates close an evening: α_t = 1 clears the book, and η_t = 0 stops what was still in motion.",
         tolerance=1e-9,
     ),
 )

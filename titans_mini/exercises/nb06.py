@@ -1,17 +1,10 @@
-"""Exercises of notebook 06: what belongs to which loop, the gradient of a write, store then ask, and a cut."""
+"""Exercises of notebook 06: which loop, a torn sentence, store then ask, a layer from its parts, who loses her coat."""
 
 import torch
+import torch.nn.functional as F
 
 from titans_mini.exercises import Exercise
-from titans_mini.memory.layer import NeuralMemory
-
-
-def through_the_write(M, k, v, theta, q, target):
-    """Write (k, v) into M (D, E), then ask q: the loss, and its gradients for k (D,), v (E,) and theta ()."""
-    k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
-    M_next = M - theta * 2 * torch.outer(k, k @ M - v)
-    loss = (q @ M_next - target).square().sum()
-    return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
+from titans_mini.exercises.cloakroom import NEWCOMERS, moved_coats, serve
 
 
 def which_loop(name):
@@ -19,6 +12,16 @@ def which_loop(name):
     outer = {"W_K", "W_V", "W_Q", "gate weights", "M_0"}
     inner = {"M_t", "S_t"}
     return "outer" if name in outer else "inner" if name in inner else "computed"
+
+
+def word_by_word(x, weight):
+    """Convolve x (B, T, C) with weight (C, J), one word per call, as if it came in one piece: (B, T, C)."""
+    past, y = x.new_zeros(x.shape[0], weight.shape[1] - 1, x.shape[2]), []
+    for word in x.split(1, dim=1):
+        seen = torch.cat([past, word], 1)  # (B, J, C), the newest word last
+        y.append((seen * weight.T).sum(1, keepdim=True))
+        past = seen[:, 1:]
+    return torch.cat(y, 1)
 
 
 def store_then_ask(x, W_K, W_V, W_Q, theta, target):
@@ -29,42 +32,25 @@ def store_then_ask(x, W_K, W_V, W_Q, theta, target):
     return (q @ M_1 - target).square().sum()
 
 
-def truncated(layer, x, cut):
-    """Run x (B, T, dim) in two pieces, no gradient across the cut: y (B, T, dim), and d(Σ y²)/dx."""
-    x = x.detach().requires_grad_()
-    y_1, state = layer(x[:, :cut])
-    y_2, _ = layer(x[:, cut:], state.detach())
-    y = torch.cat([y_1, y_2], 1)
-    return y, torch.autograd.grad(y.square().sum(), x)[0]
+def small_layer(x, W_Q, W_K, W_V, W_gates, b_gates, M_0):
+    """Read words x (T, dim) with the gates (α, η, θ): the answers (T, E) and the last memory (D, E)."""
+    q, k = (F.normalize(x @ W, dim=-1) for W in (W_Q, W_K))
+    v = x @ W_V
+    alpha, eta, theta = torch.sigmoid(x @ W_gates + b_gates).unbind(-1)
+    M, S, y = M_0, torch.zeros_like(M_0), []
+    for t in range(len(x)):
+        S = eta[t] * S - theta[t] * 2 * torch.outer(k[t], k[t] @ M - v[t])
+        M = (1 - alpha[t]) * M + S
+        y.append(q[t] @ M)
+    return torch.stack(y), M
 
 
-def _write_cases(seed):
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(d, e, generator=g, dtype=torch.float64),
-            torch.randn(d, generator=g, dtype=torch.float64),
-            torch.randn(e, generator=g, dtype=torch.float64),
-            torch.tensor(0.1 + 0.1 * i, dtype=torch.float64),
-            torch.randn(d, generator=g, dtype=torch.float64),
-            torch.randn(e, generator=g, dtype=torch.float64),
-        )
-        for i, (d, e) in enumerate(((3, 3), (2, 5), (4, 2)))
-    ]
-
-
-def _written(sign=1.0, factor=2.0, detach=False, mean=False):
-    """A mutant of `through_the_write`."""
-
-    def mutant(M, k, v, theta, q, target):
-        k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
-        u = factor * torch.outer(k, k @ M - v)
-        M_next = M - sign * theta * (u.detach() if detach else u)
-        wrong = (q @ M_next - target).square()
-        loss = wrong.mean() if mean else wrong.sum()
-        return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
-
-    return mutant
+def served_by_place(evening, W_K, theta):
+    """Share of guests served, by the place of their last visit in the second round, first to last: (P,)."""
+    right = serve(evening, W_K, theta).argmax(-1) == evening.answers  # (B, P)
+    P = right.shape[1]
+    place = (evening.answers[:, :, None] == evening.hooks[:, None, P:]).float().argmax(-1)  # (B, P)
+    return torch.stack([right[place == j].float().mean() for j in range(P)])
 
 
 def _loop_cases(seed):
@@ -78,6 +64,29 @@ def _moved(**other):
     return lambda name: other.get(name, which_loop(name))
 
 
+def _word_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    shapes = ((1, 5, 3, 2), (2, 7, 4, 4), (2, 3, 2, 3))
+    return [
+        (torch.randn(b, t, c, generator=g, dtype=torch.float64), torch.randn(c, j, generator=g, dtype=torch.float64))
+        for b, t, c, j in shapes
+    ]
+
+
+def _torn(keep):
+    """A mutant of `word_by_word`: `keep(seen, word's output)` is handed to the next call."""
+
+    def mutant(x, weight):
+        past, y = x.new_zeros(x.shape[0], weight.shape[1] - 1, x.shape[2]), []
+        for word in x.split(1, dim=1):
+            seen = torch.cat([past, word], 1)
+            y.append((seen * weight.T).sum(1, keepdim=True))
+            past = keep(seen, y[-1])
+        return torch.cat(y, 1)
+
+    return mutant
+
+
 def _store_cases(seed):
     g = torch.Generator().manual_seed(seed)
     cases = []
@@ -88,39 +97,69 @@ def _store_cases(seed):
     return cases
 
 
-def _stored(swap=False, ask="W_Q", last=0, mean=False):
-    """A mutant of `store_then_ask`: asked before the write, with another projection or token, or a mean."""
+def _stored(swap=False, ask="W_Q", last=0, mean=False, two=2):
+    """A mutant of `store_then_ask`: asked before the write, with another projection or token, a mean, or no 2."""
 
     def mutant(x, W_K, W_V, W_Q, theta, target):
         k, v = x[0] @ W_K, x[0] @ W_V
         q = x[1 - last] @ {"W_Q": W_Q, "W_K": W_K}[ask]
-        M_1 = torch.zeros(len(k), len(v), dtype=x.dtype) if swap else 2 * theta * torch.outer(k, v)
+        M_1 = torch.zeros(len(k), len(v), dtype=x.dtype) if swap else two * theta * torch.outer(k, v)
         wrong = (q @ M_1 - target).square()
         return wrong.mean() if mean else wrong.sum()
 
     return mutant
 
 
-def _cut_cases(seed):
+def _layer_cases(seed):
     g = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)  # layers draw from the global generator
-        layers = [NeuralMemory(4, heads=h, depth=1, residual=False, norm=False, chunk_size=4).double() for h in (1, 2)]
-    for layer in layers:
-        layer.requires_grad_(False)  # only the gradient for x is asked for
-    inputs = [torch.randn(b, t, 4, generator=g, dtype=torch.float64) for b, t in ((1, 9), (2, 12))]
-    return list(zip(layers, inputs, (3, 7), strict=True))
+    cases = []
+    for T, dim, D, E in ((6, 4, 3, 3), (9, 5, 4, 2), (4, 3, 2, 5)):
+        shapes = ((T, dim), (dim, D), (dim, D), (dim, E), (dim, 3), (3,), (D, E))
+        cases.append(tuple(torch.randn(shape, generator=g, dtype=torch.float64) for shape in shapes))
+    return cases
 
 
-def _cut(carry=lambda state: state.detach(), first=lambda x: x):
-    """A mutant of `truncated`: another state is carried, or the first piece loses its gradient."""
+def _layer(unit_k=True, unit_q=True, start=True, read="after", order=(0, 1, 2), decay="memory", two=2.0):
+    """A mutant of `small_layer`."""
 
-    def mutant(layer, x, cut):
-        x = x.detach().requires_grad_()
-        y_1, state = layer(first(x[:, :cut]))
-        y_2, _ = layer(x[:, cut:], carry(state))
-        y = torch.cat([y_1, y_2], 1)
-        return y, torch.autograd.grad(y.square().sum(), x)[0]
+    def mutant(x, W_Q, W_K, W_V, W_gates, b_gates, M_0):
+        q, k, v = x @ W_Q, x @ W_K, x @ W_V
+        k, q = F.normalize(k, dim=-1) if unit_k else k, F.normalize(q, dim=-1) if unit_q else q
+        gates = torch.sigmoid(x @ W_gates + b_gates).unbind(-1)
+        alpha, eta, theta = (gates[i] for i in order)
+        M, y = M_0 if start else torch.zeros_like(M_0), []
+        S = torch.zeros_like(M)
+        for t in range(len(x)):
+            before = q[t] @ M
+            S = eta[t] * S - theta[t] * two * torch.outer(k[t], k[t] @ M - v[t])
+            M = (1 - alpha[t]) * M + S if decay == "memory" else (1 - alpha[t]) * (M + S)
+            y.append(before if read == "before" else q[t] @ M)
+        return torch.stack(y), M
+
+    return mutant
+
+
+def _place_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    W_K = torch.eye(26) + 0.3 * torch.randn(26, 26, generator=g)
+    return [(moved_coats(200, NEWCOMERS, P, generator=g), W_K, theta) for P, theta in ((6, 0.3), (8, 0.15))]
+
+
+def _placed(first=False, back=False, asked=False, letters=False):
+    """A mutant of `served_by_place`."""
+
+    def mutant(evening, W_K, theta):
+        W_K = torch.eye(26) if letters else W_K
+        right = serve(evening, W_K, theta).argmax(-1) == evening.answers
+        P = right.shape[1]
+        if asked:
+            return right.float().mean(0)
+        said = evening.asked if first else None
+        visits = evening.visits[:, :P]
+        place = (evening.answers[:, :, None] == evening.hooks[:, None, P:]).float().argmax(-1)
+        place = (said @ visits.mT).argmax(-1) if first else place
+        shares = torch.stack([right[place == j].float().mean() for j in range(P)])
+        return shares.flip(0) if back else shares
 
     return mutant
 
@@ -167,29 +206,37 @@ EXERCISES = (
     ),
     Exercise(
         name="06.2",
-        title="Through one write",
+        title="Mend: the torn sentence",
         difficulty="medium",
-        minutes=12,
+        minutes=10,
         points=2,
-        solution=through_the_write,
-        cases=_write_cases,
+        solution=word_by_word,
+        cases=_word_cases,
         mutants={
-            "detached": (
-                _written(detach=True),
-                "Your loss is right and the gradients of k and v are zero: the surprise was cut out of the graph "
-                "(detach, .data or no_grad). Compute it from the k and v you were given, and leave it attached.",
+            "forgets": (
+                _torn(lambda seen, y: torch.zeros_like(seen[:, 1:])),
+                "Every call still starts without a past, so no word knows the word before it. Hand the last J − 1 "
+                "inputs on to the next call.",
             ),
-            "sign": (_written(sign=-1.0), "The sign: you add the gradient. The write goes down, −θ∇ℓ."),
-            "factor 2": (_written(factor=1.0), "A factor 2 is missing: ℓ is a square without ½."),
-            "mean": (_written(mean=True), "Your outer loss is a mean. Here it is the sum of the squares."),
+            "hands on the output": (
+                _torn(lambda seen, y: torch.cat([seen[:, 1:-1], y], 1)),
+                "You hand on the output of the convolution. The next call needs its inputs: the words themselves.",
+            ),
+            "turned round": (
+                _torn(lambda seen, y: seen[:, 1:].flip(1)),
+                "The past is turned round: the newest word stands last, as it was heard.",
+            ),
+            "one word only": (
+                _torn(lambda seen, y: torch.cat([torch.zeros_like(seen[:, 2:]), seen[:, -1:]], 1)),
+                "You hand on one word. That is enough for J = 2; a convolution of width J looks back J − 1 words.",
+            ),
         },
         hints=(
-            "Write as in notebook 01, M − θ·2·outer(k, k @ M − v), then ask: q @ M_next.",
-            "The outer loss is the sum of (q @ M_next − target)².",
-            "First k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta)); last "
-            "torch.autograd.grad(loss, (k, v, theta), materialize_grads=True).",
+            "What does she know at the word “4” when it comes alone? What did she know when the sentence came whole?",
+            "The past of a call is the last J − 1 words of what the call before it saw.",
+            "Make the zeros once, before the loop, and end the loop with past = seen[:, 1:].",
         ),
-        why="The surprise is itself made of k and v, so differentiating the outer loss differentiates a gradient.",
+        why="A convolution has a memory of J − 1 words. It is state, and belongs beside M and S.",
     ),
     Exercise(
         name="06.3",
@@ -204,6 +251,7 @@ EXERCISES = (
                 _stored(swap=True),
                 "You ask the empty memory M_0. Write the first token, then ask M_1.",
             ),
+            "factor 2": (_stored(two=1), "A factor 2 is missing in the write: ℓ is a square without ½."),
             "asks with the key": (
                 _stored(ask="W_K"),
                 "You ask with W_K. The question has a projection of its own: q = x[1] @ W_Q.",
@@ -223,31 +271,59 @@ EXERCISES = (
     ),
     Exercise(
         name="06.4",
-        title="A cut",
-        difficulty="medium",
-        minutes=12,
-        points=2,
-        solution=truncated,
-        cases=_cut_cases,
+        title="Build: a layer from its parts",
+        difficulty="hard",
+        minutes=15,
+        points=3,
+        solution=small_layer,
+        cases=_layer_cases,
         mutants={
-            "state dropped": (
-                _cut(carry=lambda state: None),
-                "The second piece starts from M_0: you dropped the state. Pass it on, detached.",
+            "reads before": (
+                _layer(read="before"),
+                "You ask before you write. Here y_t = q_t M_t, after the write of t.",
             ),
-            "not detached": (
-                _cut(carry=lambda state: state),
-                "y is right, but gradients still cross the cut: hand over state.detach().",
+            "keys too long": (_layer(unit_k=False), "Your keys do not have length 1: normalise x @ W_K."),
+            "questions too long": (_layer(unit_q=False), "Your questions do not have length 1: normalise x @ W_Q too."),
+            "empty start": (_layer(start=False), "You start from an empty book. The evening begins with M_0."),
+            "gates turned": (_layer(order=(2, 1, 0)), "Your α and θ have changed places: the columns are α, η, θ."),
+            "decays the write": (
+                _layer(decay="both"),
+                "You let α fade the new write as well: M_t = (1 − α_t) M_{t−1} + S_t, and S_t arrives whole.",
             ),
-            "first piece detached": (
-                _cut(first=lambda x: x.detach()),
-                "The first piece has no gradient at all. Its own answers should keep theirs: detach the state, not x.",
-            ),
+            "factor 2": (_layer(two=1.0), "A factor 2 is missing: ℓ is a square without ½."),
         },
         hints=(
-            "x = x.detach().requires_grad_(), then call the layer twice: y_1, state = layer(x[:, :cut]).",
-            "The second call gets state.detach().",
-            "y = torch.cat([y_1, y_2], 1) and torch.autograd.grad(y.square().sum(), x)[0].",
+            "Three products give q, k and v; normalise two of them along the last dimension.",
+            "One product, one bias, one sigmoid: torch.sigmoid(x @ W_gates + b_gates).unbind(-1) are α, η and θ.",
+            "Then the loop of lesson 03: S from the surprise at M_{t−1}, M = (1 − α) M + S, and y_t = q_t @ M.",
         ),
-        why="The memory crosses the cut, the gradient does not: values stay equal, and the backward pass gets shorter.",
+        why="The layer without convolution and output: W and b are the outer loop's, M and S the inner one's.",
+    ),
+    Exercise(
+        name="06.5",
+        title="Experiment: who loses her coat?",
+        difficulty="medium",
+        minutes=8,
+        points=2,
+        solution=served_by_place,
+        cases=_place_cases,
+        mutants={
+            "first visit": (
+                _placed(first=True),
+                "You counted the place of the first visit. Her coat was moved: the second visit decides.",
+            ),
+            "order of asking": (
+                _placed(asked=True),
+                "You sorted by the order of asking. Sort by the place of the last visit among the last P hooks.",
+            ),
+            "turned round": (_placed(back=True), "Your list runs from last to first; the earliest visit comes first."),
+            "letters": (_placed(letters=True), "You asked a book whose keys are bare letters: pass W_K on to serve."),
+        },
+        hints=(
+            "serve(evening, W_K, theta).argmax(-1) == evening.answers tells who is served: (B, P).",
+            "On which of the last P visits was a guest's final hook named? Compare answers with hooks[:, P:].",
+            "place = (evening.answers[:, :, None] == evening.hooks[:, None, P:]).float().argmax(-1); a mean per j.",
+        ),
+        why="A late write is never overwritten. The earlier she came, the more writes with similar keys came after.",
     ),
 )

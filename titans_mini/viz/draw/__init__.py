@@ -2,7 +2,18 @@
 
 from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
 from titans_mini.viz.draw.board import Sheet, puzzle, sheet
+from titans_mini.viz.draw.bowl import marbles, pauses
 from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
+from titans_mini.viz.draw.desk import Ghosts, fade_then_write, ghosts, halves
+from titans_mini.viz.draw.loops import (
+    BlameBoard,
+    answer_board,
+    blame_board,
+    culprits,
+    layer_parts,
+    letter_weights,
+    loops_with_gradient,
+)
 from titans_mini.viz.draw.needle import needle_map
 from titans_mini.viz.draw.seismogram import Seismogram, seismogram
 from titans_mini.viz.draw.series import Bars, Line, Marker, bars, line, marker
@@ -11,7 +22,9 @@ from titans_mini.viz.draw.tiles import Tiles, tiles
 
 __all__ = [
     "Bars",
+    "BlameBoard",
     "ChunkBoxes",
+    "Ghosts",
     "Heatmap",
     "Line",
     "Marker",
@@ -19,13 +32,24 @@ __all__ = [
     "Sheet",
     "TextGrid",
     "Tiles",
+    "answer_board",
     "as_array",
     "bars",
+    "blame_board",
     "chunk_boxes",
+    "culprits",
+    "fade_then_write",
+    "ghosts",
+    "halves",
     "heatmap",
+    "layer_parts",
+    "letter_weights",
     "line",
+    "loops_with_gradient",
+    "marbles",
     "marker",
     "needle_map",
+    "pauses",
     "puzzle",
     "seismogram",
     "sheet",

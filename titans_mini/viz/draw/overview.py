@@ -12,7 +12,7 @@ COURSE = (
     "Start here",
     "A memory that is a matrix",
     "Surprise",
-    "Forgetting and stability",
+    "Forgetting",
     "Stability",
     "Deep memory",
     "Two loops",

@@ -1,6 +1,8 @@
 """Interactive explorers. No other package of the library imports ipywidgets."""
 
+from titans_mini.viz.widgets.blame import BlameMap
 from titans_mini.viz.widgets.chunks import ChunkExplorer
+from titans_mini.viz.widgets.desk import ForgettingDesk
 from titans_mini.viz.widgets.explorer import Explorer
 from titans_mini.viz.widgets.masks import MaskExplorer
 from titans_mini.viz.widgets.needle import NeedleMap
@@ -14,8 +16,10 @@ from titans_mini.viz.widgets.strip import SurpriseStrip
 from titans_mini.viz.widgets.tiles import TileViewer
 
 __all__ = [
+    "BlameMap",
     "ChunkExplorer",
     "Explorer",
+    "ForgettingDesk",
     "MaskExplorer",
     "MemoryScrubber",
     "NeedleMap",

@@ -71,7 +71,7 @@ def losses(keys: Tensor, values: Tensor, step: Tensor, eta: Tensor, alpha: float
 
 
 class StabilityMap(Explorer):
-    """Eight memories, each with every θ and η; a dot selects one run, whose loss is drawn beside the map."""
+    """Several memories, each with every θ and η; a dot selects one run, whose loss is drawn beside the map."""
 
     caption = (
         "Left: each cell is one run. Purple has learned, white has not, orange is worse than an empty memory, dark red "
@@ -86,13 +86,21 @@ class StabilityMap(Explorer):
         "repaired": {"memory": "stream, C = 16", "step": 0.0156, "eta": 0.5},
     }
 
-    def __init__(self, images: Tensor, values: Tensor):
+    def __init__(self, images: Tensor, values: Tensor, online: bool = False):
         """Run all memories once.
 
         Args:
             images: (T, D) keys, normalised here.
             values: (T, D) the value of each key.
+            online: only the memories of the online rule, C = 1, which their names then leave out.
         """
+        self.memories, short = MEMORIES, ", C = 1" if online else ""
+        if online:
+            self.memories = {name.replace(short, ""): m for name, m in MEMORIES.items() if m[1] == 1}
+            presets = {name: p | {"memory": p["memory"].replace(short, "")} for name, p in self.presets.items()}
+            self.presets = {name: p for name, p in presets.items() if p["memory"] in self.memories}
+            self.presets["forget more"] = {"memory": "stream, α = 0.3", "step": 1.59, "eta": 0.9}
+            self.caption = self.caption.replace("one key that fills every chunk", "one key at every token")
         self.step = 2.0 ** (LOW + np.arange(OCTAVES * COLUMNS + 1) / COLUMNS)
         self.eta = np.linspace(0, 0.95, 20)
         self.tokens = len(images)
@@ -100,7 +108,7 @@ class StabilityMap(Explorer):
         keys = F.normalize(images.float(), dim=-1)
         self.empty = empty = values.square().sum(-1).mean().item()
         self.loss, self.learned, self.limits = {}, {}, {}
-        for name, (same, chunk_size, alpha) in MEMORIES.items():
+        for name, (same, chunk_size, alpha) in self.memories.items():
             k, v = (x[:1].expand_as(x) if same else x for x in (keys, values.float()))
             run = losses(k, v, step, eta, alpha, chunk_size).reshape(len(self.eta), len(self.step), -1)
             end = run[..., -self.tokens // 4 :].mean(-1).double().numpy()
@@ -114,7 +122,9 @@ class StabilityMap(Explorer):
     def controls(self):
         """Return the controls: memory, and step and momentum of the dot."""
         return {
-            "memory": ipywidgets.Dropdown(options=list(MEMORIES), value="stream, C = 1", description="memory"),
+            "memory": ipywidgets.Dropdown(
+                options=list(self.memories), value=list(self.memories)[1], description="memory"
+            ),
             "step": ipywidgets.SelectionSlider(
                 options=[(f"{x:.3g}", float(f"{x:.3g}")) for x in self.step], value=1.59, description="step θκ"
             ),
@@ -132,7 +142,7 @@ class StabilityMap(Explorer):
     def build(self):
         """Draw the map with its stability limit, and the loss curve."""
         fig, (left, right) = figure(7.2, 3.3, 1, 2, width_ratios=[1.25, 1])
-        self.map = draw.heatmap(left, self.learned[next(iter(MEMORIES))], limit=2.0, aspect="auto")
+        self.map = draw.heatmap(left, self.learned[next(iter(self.memories))], limit=2.0, aspect="auto")
         left.invert_yaxis()
         octaves = np.arange(LOW, LOW + OCTAVES + 1, 2)
         left.set_xticks(self._column(2.0**octaves), [str(2**o) if o >= 0 else f"1/{2**-o}" for o in octaves.tolist()])
@@ -157,7 +167,7 @@ class StabilityMap(Explorer):
     def draw(self, memory, step, eta):
         """Show one memory's map, its stability limit, and the run under the dot."""
         row, column = self._cell(step, eta)
-        same, chunk_size, alpha = MEMORIES[memory]
+        same, chunk_size, alpha = self.memories[memory]
         self.map.update(self.learned[memory])
         self.edge.update(np.arange(len(self.eta)), self._column(self.limits[memory]))
         self.pause.artist.set_visible((same, chunk_size, alpha) == (False, 1, 0.0))
