@@ -15,7 +15,7 @@ def test_the_code_runs_from_top_to_bottom(tmp_path, monkeypatch):
     names = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(BLOCKS) == 5 and (tmp_path / "second.npz").exists()
+    assert len(BLOCKS) == 6 and (tmp_path / "second.npz").exists()
 
 
 def test_the_library_fits_in_twenty_lines():
