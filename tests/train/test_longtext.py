@@ -386,5 +386,5 @@ def test_a_reading_may_have_other_chunks(books):
             for memory in memories(model):  # heard well enough to tell
                 memory.to_output.weight.mul_(20)
         found[chunk] = task.score(model, 0)["test"]["kilobytes"]["carried"]
-        assert [memory.options["chunk_size"] for memory in memories(model)] == [chunk or 16] * 2
+        assert [memory.options["chunk_size"] for memory in memories(model)] == [16] * 2, "as it was trained, again"
     assert found[0] != found[8] and np.allclose(found[0], found[8], atol=0.5)

@@ -72,7 +72,7 @@ class NeuralMemory(nn.Module):
 
     The forget gates start at half-lives spread over the heads on a log scale: one rate for all either forgets within
     a paragraph or learns slowly. θ is capped: all gradients of a chunk are taken at its start, so C equal keys move the
-    memory C times. The cap 1/C and the start (1−η)/(2C) keep that stable for the squared loss (notebook 03).
+    memory C times. The cap 1/C and the start (1−η)/(2C) keep that stable for the squared loss (notebook 04).
 
     Args:
         dim: size of inputs and outputs.

@@ -46,7 +46,7 @@ class Stage(NamedTuple):
 
 PLAIN = (Stage(1.0),)  # books as they are: the best that a model without a memory can be given
 # First the memory learns to be of use, then it meets names that only it can know, then real ones. One row of drill
-# stays to the end, or its use fades.
+# stays to the end.
 DRILLED = (Stage(0.15, True, (4, 5), (6, 7)), Stage(2 / 3, True, (), (7,)), Stage(1.0, False, (), (7,)))
 
 
@@ -76,7 +76,7 @@ class LongText:
     kilobytes: int = 64  # of each book, from its beginning
     edges: tuple[int, ...] = EDGES  # of the positions, in kilobytes
     block: int = 320  # tokens of a call, about a kilobyte of pieces; whole chunks
-    read_chunk: int = 0  # tokens of a chunk while reading; 0: as in training, where no row of dots comes 40 times
+    read_chunk: int = 0  # tokens of a chunk while reading; 0: as in training
     resets: tuple[int, ...] = (1, 4)  # blocks after which memories forget, for comparison
 
     def __post_init__(self) -> None:
@@ -138,14 +138,19 @@ class LongText:
             each book, from which readings of several models are compared; "position", see `bits_by_position`; "names",
             see `bits_of_names`.
         """
-        return {"validation": self._score(model, self.validation), "test": self._score(model, self.test)}
+        trained = [memory.options for memory in memories(model)]
+        try:
+            for memory in memories(model) if self.read_chunk else ():
+                memory.options = memory.options | {"chunk_size": self.read_chunk}
+            return {"validation": self._score(model, self.validation), "test": self._score(model, self.test)}
+        finally:
+            for memory, options in zip(memories(model), trained, strict=True):
+                memory.options = options
 
     def _score(self, model: TitansLM, names: tuple[str, ...]) -> dict:
         """Score a model on some books; none give nothing."""
         if not names:
             return {}
-        for memory in memories(model) if self.read_chunk else ():
-            memory.options["chunk_size"] = self.read_chunk
         ids, sizes = self._books(names)
         resets = {f"reset {n}": n for n in self.resets} if memories(model) else {}
         readings = {CARRIED: 0} | resets
