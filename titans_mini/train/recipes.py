@@ -291,7 +291,6 @@ def mal_choices() -> list[Experiment]:
         "lr 4e-3": ({}, {"lr": 4e-3}),
         "lr 1.6e-2": ({}, {"lr": 1.6e-2}),
         "2,000 steps": ({}, {"steps": 2000}),
-        "sigmoid gate": ({"gate": "sigmoid"}, {}),
         "no residual": ({"mal_residual": False}, {}),
         "matrix memory": ({**MATRIX, "mlp_ratio": 4}, {}),
         "no persistent tokens": ({"persistent": 0}, {}),
