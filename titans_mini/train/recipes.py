@@ -192,7 +192,11 @@ def long_search() -> list[Experiment]:
     for name, model in list(READERS.items())[1:]:
         found.append(_reading("search", f"{name}, invented names", model, invented, steps))
     whole = LongText(stages=INVENTED)  # all steps, and read as it was trained: see TASKS
-    return [*found, _reading("search", "mag, chunks of 64 while reading", READER, whole, LONG_STEPS)]
+    found.append(_reading("search", "mag, chunks of 64 while reading", READER, whole, LONG_STEPS))
+    # The twin is trained on real names, this memory on invented ones: what if the last third were real for it too?
+    real = (START, Stage(2 / 3, True, (), (7,)), Stage(1.0, False, (), (7,)))
+    originals = replace(TASKS["mag"], stages=real, test=())
+    return [*found, _reading("search", "mag, original names in the last third", READER, originals, LONG_STEPS)]
 
 
 def long_text() -> list[Experiment]:
@@ -213,7 +217,9 @@ def long_shapes() -> list[Experiment]:
         "mac": replace(READER, variant="mac", writes="x", sees="own"),
         "mac, as printed": replace(READER, variant="mac"),
     }
-    return [_reading("shapes", name, model, TASKS["mag"], 1000) for name, model in models.items()]
+    found = [_reading("shapes", name, model, TASKS["mag"], 1000) for name, model in models.items()]
+    twin = "mag, never writes"  # the same budget for the twin: a point between the search's 500 steps and all 2,500
+    return [*found, _reading("shapes", twin, READERS[twin], TASKS[twin], 1000)]
 
 
 def hay_stories() -> list[Experiment]:
