@@ -5,18 +5,18 @@ import torch
 from titans_mini.exercises import Exercise
 
 
-def delta_step(M, k, v, theta):
-    """One step of the delta rule: M (D, E), k (D,), v (E,) -> M_next (D, E)."""
-    error = k @ M - v  # what it says, minus what it should say
-    return M - theta * 2 * torch.outer(k, error)
+def exact_write(M, k, v):
+    """One step of the delta rule that stores (k, v) exactly: M (D, E), k (D,), v (E,) -> M_next (D, E)."""
+    theta = 1 / (2 * (k @ k))  # the error is multiplied by 1 - 2 theta |k|^2
+    return M - theta * 2 * torch.outer(k, k @ M - v)
 
 
-def _steps(seed):
+def _pairs(seed):
     g = torch.Generator().manual_seed(seed)
-    sizes = ((3, 3, 0.5), (2, 5, 0.1), (6, 4, 0.3))
+    sizes = ((3, 3, 1.0), (2, 5, 0.3), (6, 4, 4.0))
     return [
-        (torch.randn(d, e, generator=g), torch.randn(d, generator=g), torch.randn(e, generator=g), theta)
-        for d, e, theta in sizes
+        (torch.randn(d, e, generator=g), scale * torch.randn(d, generator=g), torch.randn(e, generator=g))
+        for d, e, scale in sizes
     ]
 
 
@@ -55,14 +55,41 @@ def _streams(seed):
     return cases
 
 
-def exact_step(k):
-    """The θ with which one delta step stores the pair (k, v) exactly: k (D,) -> a number."""
-    return 1 / (2 * (k @ k))
+def evening(M, keys, values, theta):
+    """T guests, keys (T, D), values (T, E), by the delta rule: book M (D, E) -> the book at closing time (D, E)."""
+    for k, v in zip(keys, values, strict=True):
+        M = M - theta * 2 * torch.outer(k, k @ M - v)  # the book as it is by now
+    return M
 
 
-def _keys(seed):
+def _morning(M, keys, values, theta):
+    for k, v, answer in zip(keys, values, keys @ M, strict=True):
+        M = M - theta * 2 * torch.outer(k, answer - v)
+    return M
+
+
+def _late_answer(M, keys, values, theta):
+    before = M
+    for k, v in zip(keys, values, strict=True):
+        before, M = M, M - theta * 2 * torch.outer(k, k @ before - v)
+    return M
+
+
+def _hebb_evening(M, keys, values, theta):
+    return M + theta * 2 * keys.T @ values
+
+
+def _only_last(M, keys, values, theta):
+    return M - theta * 2 * torch.outer(keys[-1], keys[-1] @ M - values[-1])
+
+
+def _evenings(seed):
     g = torch.Generator().manual_seed(seed)
-    return [(scale * torch.randn(d, generator=g),) for d, scale in ((3, 1.0), (5, 0.3), (8, 4.0))]
+    cases = []
+    for T, D, E, theta in ((4, 3, 2, 0.5), (3, 2, 4, 0.2), (6, 5, 3, 0.3)):
+        M, k, v = (torch.randn(*shape, generator=g) for shape in ((D, E), (T, D), (T, E)))
+        cases.append((M, k / k.norm(dim=-1, keepdim=True), v, theta))
+    return cases
 
 
 def linear_attention(q, k, v):
@@ -85,40 +112,52 @@ def _sequences(seed):
 EXERCISES = (
     Exercise(
         name="01.1",
-        title="One step of the delta rule",
-        difficulty="easy",
-        minutes=5,
-        points=1,
-        solution=delta_step,
-        cases=_steps,
+        title="One step that stores exactly",
+        difficulty="medium",
+        minutes=8,
+        points=2,
+        solution=exact_write,
+        cases=_pairs,
         mutants={
             "sign": (
-                lambda M, k, v, theta: M + theta * 2 * torch.outer(k, k @ M - v),
+                lambda M, k, v: M + torch.outer(k, k @ M - v) / (k @ k),
                 "The sign: the gradient points uphill, and you walk along it. The step is −θ∇ℓ.",
             ),
-            "factor 2": (
-                lambda M, k, v, theta: M - theta * torch.outer(k, k @ M - v),
-                "A factor 2 is missing: ℓ = ‖kM − v‖² has no ½ in front, so its gradient is 2 kᵀ(kM − v).",
+            "half": (
+                lambda M, k, v: M - torch.outer(k, k @ M - v) / (2 * (k @ k)),
+                "Half of the error is left. Did the 2 of the gradient get lost, while θ still counts on it?",
+            ),
+            "twice": (
+                lambda M, k, v: M - 2 * torch.outer(k, k @ M - v) / (k @ k),
+                "Twice too far: the gradient brings its own factor 2, so this step ends at minus the error.",
+            ),
+            "unit keys": (
+                lambda M, k, v: M - torch.outer(k, k @ M - v),
+                "θ = ½ is right for keys of length 1 only. How does the answer k @ M_next depend on ‖k‖?",
+            ),
+            "norm, not its square": (
+                lambda M, k, v: M - torch.outer(k, k @ M - v) / k.norm(),
+                "The length of k enters twice: once in the gradient's kᵀ, once when you ask with k. So ‖k‖², not ‖k‖.",
             ),
             "no prediction": (
-                lambda M, k, v, theta: M + theta * 2 * torch.outer(k, v),
+                lambda M, k, v: M + torch.outer(k, v) / (k @ k),
                 "That is Hebb's rule: you add the value without asking first. Subtract what `k @ M` says already.",
             ),
             "transpose": (
-                lambda M, k, v, theta: (M - theta * 2 * torch.outer(k, k @ M - v)).T,
-                "The result is transposed: keys are rows here, so M has a row for each pixel of k, shape (D, E).",
+                lambda M, k, v: (M - torch.outer(k, k @ M - v) / (k @ k)).T,
+                "The result is transposed: keys are rows here, so M has a row per letter of k, shape (D, E).",
             ),
-            "gradient": (
-                lambda M, k, v, theta: -theta * 2 * torch.outer(k, k @ M - v),
+            "step": (
+                lambda M, k, v: -torch.outer(k, k @ M - v) / (k @ k),
                 "That is the step alone. Return where it leads: M plus the step.",
             ),
         },
         hints=(
-            "Ask first: the error is what the memory says minus what it should say, `k @ M - v`, shape (E,).",
-            "The gradient of ‖kM − v‖² is an outer product, key times twice the error: `2 * torch.outer(k, error)`.",
-            "`M_next = M - theta * gradient`.",
+            "Ask first: the error is the answer minus the truth, `k @ M - v`, shape (E,).",
+            "Write the step with any θ and ask again: k M_next = k M − 2θ (k kᵀ)(k M − v). Here k kᵀ is a number.",
+            "So the error is multiplied by 1 − 2θ‖k‖². For which θ is that 0?",
         ),
-        why="The write is key times error: a pair that is known already has error 0 and changes nothing.",
+        why="The error after one step is (1 − 2θ‖k‖²) times the error before it, whatever M and v are.",
     ),
     Exercise(
         name="01.2",
@@ -145,6 +184,11 @@ EXERCISES = (
                 lambda k, v, theta: _run(k, v, theta, write="hebb"),
                 "You stream with Hebb's rule: the step is missing the memory's own answer, `y - v_t`.",
             ),
+            "float64": (
+                lambda k, v, theta: online_accuracy(k, v, theta).double(),
+                "The shares are right, but in float64, and the keys came in float32. A count or a Python float turned "
+                "the dtype on the way: `torch.tensor(hits)` keeps the default, `.double()` and numpy do not.",
+            ),
             "share of all": (
                 lambda k, v, theta: online_accuracy(k, v, theta) * torch.arange(1, len(k) + 1) / len(k),
                 "You divide by T. After t guesses the share is (right so far) / t.",
@@ -159,31 +203,35 @@ EXERCISES = (
     ),
     Exercise(
         name="01.3",
-        title="The step that stores a pair exactly",
+        title="Mend the diligent attendant",
         difficulty="medium",
         minutes=8,
         points=2,
-        solution=exact_step,
-        cases=_keys,
+        solution=evening,
+        cases=_evenings,
         mutants={
-            "twice": (
-                lambda k: 1 / (k @ k),
-                "Twice too long: the gradient brings its own factor 2, so this step ends at minus the error.",
+            "morning": (
+                _morning,
+                "Not mended yet: every answer is still looked up before the first guest. Which book should be asked?",
             ),
-            "unit keys": (
-                lambda k: torch.tensor(0.5),
-                "½ is right for keys of length 1 only. How does the answer k @ M_next depend on ‖k‖?",
+            "late": (
+                _late_answer,
+                "One guest late: the answer comes from the book before the previous guest was written.",
             ),
-            "norm, not its square": (
-                lambda k: 1 / (2 * k.norm()),
-                "The length of k enters twice: once in the gradient's kᵀ, once when you ask with k. So ‖k‖², not ‖k‖.",
+            "hebb": (
+                _hebb_evening,
+                "Now nobody is asked at all: that is Hebb's rule, which stores a regular guest once per visit.",
+            ),
+            "last": (
+                _only_last,
+                "Only the last guest is in the book. Keep each step: M = M − …",
             ),
         },
         hints=(
-            "Write one step and ask again: k M_next = k M − 2θ (k kᵀ)(k M − v). Here k kᵀ is a number.",
-            "So the error is multiplied by 1 − 2θ‖k‖². For which θ is that 0?",
+            "Let the same guest come twice to an empty book. What should her second visit write, and what does it?",
+            "The answers are all looked up before the first write. Move that line.",
         ),
-        why="The error after one step is (1 − 2θ‖k‖²) times the error before it, whatever M and v are.",
+        why="A correction is measured on the book as it is at that moment: what one guest wrote, the next one finds.",
     ),
     Exercise(
         name="01.4",

@@ -52,6 +52,16 @@ def _average(M, S, u, eta, theta):
     return M + S_next, S_next
 
 
+def _pytorch(M, S, u, eta, theta):
+    S_next = eta * S + u
+    return M - theta * S_next, S_next
+
+
+def _minus_at_the_end(M, S, u, eta, theta):
+    S_next = eta * S + theta * u
+    return M - S_next, S_next
+
+
 def _momentum_cases(seed):
     g = torch.Generator().manual_seed(seed)
     gates = ((3, 3, 0.9, 0.1), (2, 5, 0.3, 0.5), (4, 1, 0.6, 0.2))
@@ -59,7 +69,7 @@ def _momentum_cases(seed):
 
 
 def total_push(theta, eta, n):
-    """How far a shock of size 1 has moved the memory after n tokens, its own included (0 ≤ eta < 1, n ≥ 1)."""
+    """How far a shock of size 1 has moved the memory after n ≥ 1 tokens, its own included."""
     return theta * (1 - eta**n) / (1 - eta)
 
 
@@ -114,12 +124,116 @@ def _gate_cases(seed):
     ]
 
 
+def shift(M, S, keys, values, eta, theta):
+    """T visits, from book M and momentum S (D, E) -> both at the end of the shift."""
+    for k, v in zip(keys, values, strict=True):
+        S = eta * S - theta * 2 * torch.outer(k, k @ M - v)
+        M = M + S
+    return M, S
+
+
+def _from_rest(M, S, keys, values, eta, theta):
+    return shift(M, torch.zeros_like(S), keys, values, eta, theta)
+
+
+def _as_found(M, S, keys, values, eta, theta):
+    return shift(M, torch.zeros_like(S), keys, values, eta, theta)[0], S
+
+
+def _twice_at_the_door(M, S, keys, values, eta, theta):
+    return shift(M + S, S, keys, values, eta, theta)
+
+
+def _luggage(M, S, keys, values, eta, theta):
+    end, _ = shift(M, S, keys, values, eta, theta)
+    return end, end - M
+
+
+def _decayed_at_the_door(M, S, keys, values, eta, theta):
+    end, S = shift(M, S, keys, values, eta, theta)
+    return end, eta * S
+
+
+def _old_luggage(M, S, keys, values, eta, theta):
+    end, _ = shift(M, S, keys, values, eta, theta)
+    return end, S
+
+
+def _shift_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    cases = []
+    for T, D, E, eta, theta in ((3, 3, 2, 0.8, 0.1), (1, 2, 4, 0.5, 0.3), (5, 4, 3, 0.9, 0.05)):
+        M, S, k, v = (torch.randn(*shape, generator=g) for shape in ((D, E), (D, E), (T, D), (T, E)))
+        cases.append((M, S, k / k.norm(dim=-1, keepdim=True), v, eta, theta))
+    return cases
+
+
+def attend_with(f, weights, keys, values, eta, theta):
+    """T visits of any memory f(weights, k), eta and theta (T,) -> its tensors after the last."""
+
+    def loss(weights, k, v):
+        return (f(weights, k) - v).square().sum()
+
+    S = [torch.zeros_like(w) for w in weights]
+    for k, v, eta_t, theta_t in zip(keys, values, eta, theta, strict=True):
+        surprises = torch.func.grad(loss)(weights, k, v)  # one per tensor
+        S = [eta_t * s - theta_t * u for s, u in zip(S, surprises, strict=True)]
+        weights = [w + s for w, s in zip(weights, S, strict=True)]
+    return weights
+
+
+def _attend(f, weights, keys, values, eta, theta, *, half=1.0, kept="S", frozen=False, shared=False):
+    """Exercise 02.6 with a mistake built in."""
+
+    def loss(weights, k, v):
+        return half * (f(weights, k) - v).square().sum()
+
+    start, S, T = weights, [torch.zeros_like(w) for w in weights], len(keys)
+    for t in range(T):
+        u = torch.func.grad(loss)(start if frozen else weights, keys[t], values[t])
+        gate, past = (eta[t - 1] if kept == "late" and t else eta[t]), S
+        S = [gate * s - theta[t] * g for s, g in zip(past, u, strict=True)]
+        if shared:  # the first tensor's momentum for the others, where the shapes allow
+            S = [S[0] if s.shape == S[0].shape else s for s in S]
+        if kept == "nothing":
+            S = [-theta[t] * g for g in u]
+        weights = [w + s for w, s in zip(weights, S, strict=True)]
+    return weights
+
+
+def _matrix(weights, k):
+    return k @ weights[0]
+
+
+def _two_layers(weights, k):
+    return torch.tanh(k @ weights[0]) @ weights[1]
+
+
+def _with_offset(weights, k):
+    return k @ weights[0] + weights[1]
+
+
+def _any_memory_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    cases = []
+    for f, shapes, T, D, E in (
+        (_two_layers, ((3, 3), (3, 3)), 4, 3, 3),
+        (_matrix, ((2, 5),), 3, 2, 5),
+        (_with_offset, ((4, 2), (2,)), 5, 4, 2),
+    ):
+        weights = [torch.randn(*shape, generator=g) for shape in shapes]
+        k, v = torch.randn(T, D, generator=g), torch.randn(T, E, generator=g)
+        eta, theta = 0.9 * torch.rand(T, generator=g), 0.02 + 0.08 * torch.rand(T, generator=g)
+        cases.append((f, weights, k, v, eta, theta))
+    return cases
+
+
 EXERCISES = (
     Exercise(
         name="02.1",
-        title="The momentary surprise of a matrix",
+        title="The surprise of a matrix",
         difficulty="easy",
-        minutes=4,
+        minutes=3,
         points=1,
         solution=momentary_surprise,
         cases=_surprise_cases,
@@ -154,7 +268,7 @@ EXERCISES = (
     ),
     Exercise(
         name="02.2",
-        title="One step with past surprise",
+        title="One visit with momentum",
         difficulty="easy",
         minutes=4,
         points=1,
@@ -167,6 +281,16 @@ EXERCISES = (
             "theta twice": (_theta_twice, "θ acts twice: it is inside S_t already, so M_t = M_{t−1} + S_t."),
             "subtracts": (_subtracts, "S_t is subtracted from M. It carries its minus sign already: add it."),
             "average": (_average, "The gradient is weighted by 1 − η, as in a running average: not in equation 10."),
+            "pytorch": (
+                _pytorch,
+                "That is PyTorch's SGD: its buffer sums bare gradients, and −θ comes at the write. With a θ per "
+                "visit it is another rule: in equation 10 each gradient keeps the θ of its own visit, inside S.",
+            ),
+            "minus at the end": (
+                _minus_at_the_end,
+                "The minus is missing in S and comes back at the write. From S = 0 the book is the same, but the S "
+                "you hand over points uphill: S_t = η S_{t−1} − θ u, then add it.",
+            ),
         },
         hints=(
             "First the new S_t, from the old S and the gradient. Then the memory.",
@@ -176,10 +300,10 @@ EXERCISES = (
     ),
     Exercise(
         name="02.3",
-        title="The whole push of one shock",
+        title="How far one push carries",
         difficulty="medium",
-        minutes=8,
-        points=2,
+        minutes=6,
+        points=1,
         solution=total_push,
         cases=_push_cases,
         mutants={
@@ -190,6 +314,11 @@ EXERCISES = (
             "no theta": (
                 lambda theta, eta, n: (1 - eta**n) / (1 - eta),
                 "θ is missing: each push is θ times a power of η.",
+            ),
+            "factor 2": (
+                lambda theta, eta, n: 2 * theta * (1 - eta**n) / (1 - eta),
+                "A factor 2 too many: it belongs to the gradient, and this shock is a gradient of size 1 already. With "
+                "a key of length 1 the memory stores 2θ of the value at once because the error comes doubled.",
             ),
             "infinite": (
                 lambda theta, eta, n: theta / (1 - eta),
@@ -213,7 +342,7 @@ EXERCISES = (
     ),
     Exercise(
         name="02.4",
-        title="Drop past surprise when the topic changes",
+        title="A gate that drops the past",
         difficulty="medium",
         minutes=8,
         points=2,
@@ -237,5 +366,83 @@ EXERCISES = (
             "At a new topic S_t = 0 · S_{t−1} − θ u_t, else S_t = η S_{t−1} − θ u_t.",
         ),
         why="η_t = 0 erases the past in the very step that adds the present: nothing of the old topic is left in S_t.",
+    ),
+    Exercise(
+        name="02.5",
+        title="Mend the change of shifts",
+        difficulty="medium",
+        minutes=8,
+        points=2,
+        solution=shift,
+        cases=_shift_cases,
+        mutants={
+            "as found": (
+                _as_found,
+                "Not mended yet: this is the memory as you found it. What does the first visit of a shift lack?",
+            ),
+            "from rest": (
+                _from_rest,
+                "Still from rest: S comes in at the door, and your loop does not begin with it.",
+            ),
+            "twice": (
+                _twice_at_the_door,
+                "Twice: the last step is in the book already. S only feeds the next step.",
+            ),
+            "luggage": (
+                _luggage,
+                "Too much luggage: S is the last step, not the sum of all steps of the shift.",
+            ),
+            "decayed": (
+                _decayed_at_the_door,
+                "Decayed twice: η acts at the next visit, not at the door as well.",
+            ),
+            "old luggage": (
+                _old_luggage,
+                "The S that goes out is the one that came in. Hand over the step of the last visit.",
+            ),
+        },
+        hints=(
+            "After one long shift, which two things would the next visit need? Only one of them is in the book.",
+            "The next visit computes η times the previous step. Who knows the previous step when a shift begins?",
+            "Let the loop work on S itself, from the S that comes in to the S that goes out.",
+        ),
+        why="The next step needs the book and the last step, so both cross the threshold; nothing else is needed.",
+    ),
+    Exercise(
+        name="02.6",
+        title="Build an attendant for any memory",
+        difficulty="hard",
+        minutes=15,
+        points=3,
+        solution=attend_with,
+        cases=_any_memory_cases,
+        mutants={
+            "half": (
+                lambda *arguments: _attend(*arguments, half=0.5),
+                "A factor 2 is missing: your loss has a ½, or it is a mean. Equation 12 sums the squares.",
+            ),
+            "frozen": (
+                lambda *arguments: _attend(*arguments, frozen=True),
+                "All gradients are taken at the first weights. Each visit asks the memory as it is by then, M_{t−1}.",
+            ),
+            "no momentum": (
+                lambda *arguments: _attend(*arguments, kept="nothing"),
+                "The momentum is lost from visit to visit: S_t needs η_t S_{t−1}, so keep S outside the loop.",
+            ),
+            "late gate": (
+                lambda *arguments: _attend(*arguments, kept="late"),
+                "The gate is one visit late: η_t of this visit multiplies the S of the previous one.",
+            ),
+            "one momentum": (
+                lambda *arguments: _attend(*arguments, shared=True),
+                "All tensors move by the momentum of the first. Each has its own gradient and its own S.",
+            ),
+        },
+        hints=(
+            "Four steps: a loss of (weights, k, v), its gradient, the momentum of each tensor, the write.",
+            "`torch.func.grad(loss)(weights, k, v)` differentiates for the first argument: a list like `weights`.",
+            "S is a list too, zeros at first. One comprehension makes the new S, another the new weights.",
+        ),
+        why="Nothing in the rule asks how the memory is made: it needs an answer that can be differentiated.",
     ),
 )

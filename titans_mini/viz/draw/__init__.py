@@ -5,6 +5,7 @@ from titans_mini.viz.draw.board import Sheet, puzzle, sheet
 from titans_mini.viz.draw.bowl import marbles, pauses
 from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
 from titans_mini.viz.draw.desk import Ghosts, fade_then_write, ghosts, halves
+from titans_mini.viz.draw.evening import panels, strips, valley, written
 from titans_mini.viz.draw.loops import (
     BlameBoard,
     answer_board,
@@ -49,11 +50,15 @@ __all__ = [
     "marbles",
     "marker",
     "needle_map",
+    "panels",
     "pauses",
     "puzzle",
     "seismogram",
     "sheet",
+    "strips",
     "text_grid",
     "text_height",
     "tiles",
+    "valley",
+    "written",
 ]
