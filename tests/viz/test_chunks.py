@@ -130,3 +130,18 @@ def test_update_of_squares_equals_drawing_them_anew():
         pictures.append(png(fig))
         assert (pictures[-1] == before) == (first == then)
     assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("returning", [False, True])
+def test_the_distance_is_proportional_to_a_small_step_and_grows_with_the_chunk(returning):
+    """Lesson 08: θC is the number to watch; keys that return err in one direction, others partly cancel."""
+    g = torch.Generator().manual_seed(0)
+    k, v = F.normalize(torch.randn(2, 256, 16, generator=g, dtype=torch.float64), dim=-1)
+    k = k[torch.randint(8, (256,), generator=g)] if returning else k
+    far = {}
+    for theta in (0.001, 0.01):
+        found = distances(k, k, v, 70.0, 0.5, theta, [8, 16, 64])
+        far[theta] = {C: np.sqrt(np.square(x).mean()) for C, x in found.items()}
+    assert far[0.01][16] / far[0.001][16] == pytest.approx(10, abs=1.5)
+    growth = (far[0.001][64] / far[0.001][8]) ** (1 / 3)  # per doubling
+    assert 1.5 < growth < 2.05 and (growth > 1.75) == returning

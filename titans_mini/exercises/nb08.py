@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: the share of S₀, a masked read, the end of a chunk, and the triangular system."""
+"""Exercises of notebook 08: the share of S₀, a masked read, the end of a chunk, a coach in two calls, θC, one scan."""
 
 import torch
 
@@ -30,11 +30,32 @@ def end_of_chunk(k, s, alpha, eta, M, S):
     return M_C, S_C
 
 
-def online_writes(k, wrong, theta, G_before):
-    """Solve the online rule: k, wrong (C, D), theta (C,), G_before (C, C), rows of t−1 -> s (C, D)."""
-    step = 2 * theta[:, None]
-    system = torch.eye(len(k), dtype=k.dtype) + step * (k @ k.T) * G_before
-    return torch.linalg.solve_triangular(system, step * wrong, upper=False)
+def part_of_a_coach(k, v, theta, M, anchor, position, C):
+    """Write T guests of coaches of C: from M, its anchor and the seats taken -> M, anchor, position after them."""
+    for k_t, v_t in zip(k, v, strict=True):
+        if position == 0:
+            anchor = M
+        M = M - theta * 2 * torch.outer(k_t, k_t @ anchor - v_t)
+        position = (position + 1) % C
+    return M, anchor, position
+
+
+def error_left(C, theta):
+    """One guest comes C times, sizes C (N,): share of the error left, in one coach and in a queue -> two (N,)."""
+    return 1 - 2 * theta * C, (1 - 2 * theta) ** C
+
+
+def scan_both(alpha, eta, w):
+    """Scan memory and momentum together, both from 0: gates (T,), writes w (T, D) -> M, S (T, D)."""
+    top, bottom = torch.stack([1 - alpha, eta], -1), torch.stack([torch.zeros_like(eta), eta], -1)
+    A = torch.stack([top, bottom], -2)  # (T, 2, 2), what a token does to the pair (M, S)
+    z = torch.stack([-w, -w], 1)  # (T, 2, D), what it adds to both
+    back = 1
+    while back < len(w):
+        z = torch.cat([z[:back], z[back:] + A[back:] @ z[:-back]])
+        A = torch.cat([A[:back], A[back:] @ A[:-back]])
+        back *= 2
+    return z[:, 0], z[:, 1]
 
 
 SIZES = ((3, 2), (4, 3), (5, 4))  # (C, D)
@@ -68,14 +89,77 @@ def _end_cases(seed):
     return [(randn(C, D), randn(C, D), *_gates(seed + C, C), randn(D, D), randn(D, D)) for C, D in SIZES]
 
 
-def _online_cases(seed):
+def _coach_cases(seed):
     randn, cases = _randn(seed), []
-    for C, D in SIZES:
-        G = coefficients(*_gates(seed + C, C)).G
-        G_before = torch.cat([torch.zeros_like(G[:1]), G[:-1]])
-        theta = 0.1 + 0.1 * torch.arange(C, dtype=torch.float64)
-        cases.append((randn(C, D), randn(C, D), theta, G_before))
+    for T, C, position in ((5, 4, 0), (3, 4, 2), (4, 3, 1)):  # from a door, across one, and from a seat to a seat
+        M, D = randn(3, 3), 3
+        anchor = M if position == 0 else randn(3, 3)
+        cases.append((randn(T, D), randn(T, D), 0.1, M, anchor, position, C))
     return cases
+
+
+def _coach(start=None, follow=False, seats=None, refresh=None):
+    """A mutant of `part_of_a_coach`."""
+
+    def mutant(k, v, theta, M, anchor, position, C):
+        position = start if start is not None else position
+        for k_t, v_t in zip(k, v, strict=True):
+            if follow or position % C == (refresh if refresh is not None else 0):
+                anchor = M
+            M = M - theta * 2 * torch.outer(k_t, k_t @ anchor - v_t)
+            position += 1
+        return M, anchor, position if seats else position % C
+
+    return mutant
+
+
+def _coach_once(k, v, theta, M, anchor, position, C):
+    """One anchor for the whole call: the one that came in."""
+    for k_t, v_t in zip(k, v, strict=True):
+        M = M - theta * 2 * torch.outer(k_t, k_t @ anchor - v_t)
+    return M, anchor, (position + len(k)) % C
+
+
+def _left_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    sizes = torch.arange(1, 9, dtype=torch.float64)
+    return [(sizes, 0.1 + 0.3 * torch.rand((), generator=g, dtype=torch.float64).item()), (sizes, 0.5), (sizes, 0.05)]
+
+
+def _scan_cases(seed):
+    randn = _randn(seed)
+    return [(*_gates(seed + T, T), randn(T, 3)) for T in (2, 5, 8)]
+
+
+def _scan(keep=lambda alpha: 1 - alpha, fades=None, late=False, sign=-1.0, neighbours=False):
+    """A mutant of `scan_both`, token after token."""
+
+    def mutant(alpha, eta, w):
+        M = S = torch.zeros_like(w[0])
+        found = []
+        for t, (alpha_t, eta_t, w_t) in enumerate(zip(alpha, eta, w, strict=True)):
+            if neighbours and t > 1:  # only the token before is looked at
+                S = sign * w[t - 1]
+                M = S
+            before = S
+            S = eta_t * (fades(alpha_t) if fades else 1.0) * S + sign * w_t
+            M = keep(alpha_t) * M + (before if late else S)
+            found.append((M, S))
+        M, S = (torch.stack(x) for x in zip(*found, strict=True))
+        return M, S
+
+    return mutant
+
+
+def _scan_order(alpha, eta, w):
+    """The products of the matrices in the wrong order."""
+    A = torch.stack([torch.stack([1 - alpha, eta], -1), torch.stack([torch.zeros_like(eta), eta], -1)], -2)
+    z, back = torch.stack([-w, -w], 1), 1
+    while back < len(w):
+        z = torch.cat([z[:back], z[back:] + A[back:] @ z[:-back]])
+        A = torch.cat([A[:back], A[:-back] @ A[back:]])
+        back *= 2
+    return z[:, 0], z[:, 1]
 
 
 def _share(start=1.0, late=False, inside=False, keep=lambda a: 1 - a, momentum=lambda e, m: e * m):
@@ -104,24 +188,12 @@ def _end(write=-1.0, S_keeps="m", row=-1, column=False, S_row="n"):
     return mutant
 
 
-def _online(factor=2.0, columns=False, sign=1.0, coupled=True):
-    """A mutant of `online_writes`."""
-
-    def mutant(k, wrong, theta, G_before):
-        step = factor * (theta[None, :] if columns else theta[:, None])
-        coupling = step * (k @ k.T) * G_before if coupled else torch.zeros_like(G_before)
-        system = torch.eye(len(k), dtype=k.dtype) + sign * coupling
-        return torch.linalg.solve_triangular(system, 2 * theta[:, None] * wrong, upper=False)
-
-    return mutant
-
-
 EXERCISES = (
     Exercise(
         name="08.1",
         title="How much S₀ is in M",
         difficulty="medium",
-        minutes=10,
+        minutes=8,
         points=2,
         solution=share_of_momentum,
         cases=_share_cases,
@@ -134,6 +206,11 @@ EXERCISES = (
                 _share(inside=True),
                 "You let α decay the momentum that arrives with this very token. M is decayed first, then S_t is "
                 "added as it is.",
+            ),
+            "b for f": (
+                lambda alpha, eta: torch.cumprod(1 - alpha, 0),
+                "That is b, what is left of M₀ in M. f asks for S₀, which is not in M at first: it flows in, by m_t at "
+                "each token, and fades from then on.",
             ),
             "η alone": (
                 _share(momentum=lambda e, m: e),
@@ -176,6 +253,11 @@ EXERCISES = (
                 lambda q, k, s, G, b, f, M, S: masked_read(q, k, -s, G, b, f, M, S),
                 "The sign: token j writes −k_jᵀ s_j, so the sum over the scores is subtracted.",
             ),
+            "Gᵀ": (
+                lambda q, k, s, G, b, f, M, S: masked_read(q, k, s, G.mT, b, f, M, S),
+                "Your weights are Gᵀ: a query then reads the writes that come after it. Row t of G belongs to query t, "
+                "so G stays as it is.",
+            ),
             "no momentum": (
                 lambda q, k, s, G, b, f, M, S: masked_read(q, k, s, G, b, 0 * f, M, S),
                 "The momentum at the chunk's start is missing: f_t · q_t S₀.",
@@ -198,7 +280,7 @@ EXERCISES = (
         name="08.3",
         title="The end of a chunk",
         difficulty="medium",
-        minutes=12,
+        minutes=10,
         points=2,
         solution=end_of_chunk,
         cases=_end_cases,
@@ -233,36 +315,119 @@ EXERCISES = (
     ),
     Exercise(
         name="08.4",
-        title="The online rule in one solve",
-        difficulty="hard",
-        minutes=20,
-        points=4,
-        solution=online_writes,
-        cases=_online_cases,
+        title="A coach in two calls",
+        difficulty="medium",
+        minutes=8,
+        points=2,
+        solution=part_of_a_coach,
+        cases=_coach_cases,
         mutants={
-            "anchored": (
-                _online(coupled=False),
-                "You leave out the other writes of the chunk, as the anchored rule does. Solve with "
-                "I + diag(2θ) (K Kᵀ ∘ G₋).",
+            "a new coach each call": (
+                _coach(start=0),
+                "You begin a new coach with each call. The guests who still sit in the old one asked its anchor: go on "
+                "counting seats from `position`.",
             ),
-            "factor 2": (
-                _online(factor=1.0),
-                "A factor 2 is missing in the matrix: it comes from the square, on both sides of the equation.",
+            "the queue": (
+                _coach(follow=True),
+                "Your anchor follows M at every guest: that is the queue, a coach of one. It moves at seat 0 only.",
             ),
-            "columns": (
-                _online(columns=True),
-                "θ multiplies the columns of your matrix. Equation t carries θ_t: it belongs to rows, theta[:, None].",
+            "one anchor": (
+                _coach_once,
+                "You never take a new anchor. When a coach is full, the next one asks the book as it is then.",
             ),
-            "sign": (
-                _online(sign=-1.0),
-                "The sign in the matrix: earlier writes make the error smaller, so on the left they are added.",
+            "one seat late": (
+                _coach(refresh=1),
+                "You take the anchor at the second seat. The first guest of a coach asks the new book too: look at the "
+                "position before you count the guest.",
+            ),
+            "seats without end": (
+                _coach(seats=True),
+                "The book is right, but your position runs past the coach: the seat after the last is seat 0.",
             ),
         },
         hints=(
-            "Row t says: s_t + 2θ_t Σ_{j<t} G₋[t, j] (k_t·k_j) s_j = 2θ_t wrong_t.",
-            "system = eye + 2θ[:, None] * (k @ k.T) * G_before is unit lower triangular: G₋ is strictly lower.",
-            "torch.linalg.solve_triangular(system, 2θ[:, None] * wrong, upper=False).",
+            "A call may begin in the middle of a coach. Which book did the guests in front ask?",
+            "The position counts seats: take a new anchor where it is 0, whoever calls.",
+            "position = (position + 1) % C at the end of each guest; the anchor that came in is used until it is 0.",
         ),
-        why="Errors of a linear memory are linear in earlier writes, so all C of them are one triangular solve.",
+        why="A state is all that the next call needs: the book, the anchor, the momentum and the position.",
+    ),
+    Exercise(
+        name="08.5",
+        title="The same guest, C times",
+        difficulty="medium",
+        minutes=6,
+        points=1,
+        solution=error_left,
+        cases=_left_cases,
+        mutants={
+            "no 2": (
+                lambda C, theta: (1 - theta * C, (1 - theta) ** C),
+                "The factor 2 of the square is missing: one visit takes the share 2θ of the error.",
+            ),
+            "swapped": (
+                lambda C, theta: ((1 - 2 * theta) ** C, 1 - 2 * theta * C),
+                "Right, in the other order: first the coach, where all C corrections answer the same error.",
+            ),
+            "twice the queue": (
+                lambda C, theta: ((1 - 2 * theta) ** C, (1 - 2 * theta) ** C),
+                "You let the coach look at the book between two visits. All C of them see the error at the anchor.",
+            ),
+            "the size": (
+                lambda C, theta: ((1 - 2 * theta * C).abs(), ((1 - 2 * theta) ** C).abs()),
+                "That is the size of the error. Keep its sign: below 0 the book says too much.",
+            ),
+        },
+        hints=(
+            "One visit changes the answer to this key by 2θ times the error that it sees (the key has length 1).",
+            "In the queue each visit sees the error that the visit before has left: a power.",
+            "In the coach all C see the first error: 1 − 2θ, then −2θ again and again.",
+        ),
+        why="1 − 2θC leaves [−1, 1] where θC exceeds 1: the coach shoots past, and the next one further.",
+    ),
+    Exercise(
+        name="08.6",
+        title="One scan for memory and momentum",
+        difficulty="hard",
+        minutes=15,
+        points=3,
+        solution=scan_both,
+        cases=_scan_cases,
+        mutants={
+            "order": (
+                _scan_order,
+                "Your products of matrices stand in the wrong order. The later token acts last, so it stands on the "
+                "left: A[back:] @ A[:-back].",
+            ),
+            "α on S": (
+                _scan(fades=lambda alpha: 1 - alpha),
+                "You let α fade the momentum as well. The second row of a token's matrix is (0, η).",
+            ),
+            "momentum late": (
+                _scan(late=True),
+                "Your M takes the momentum of the token before. M_t = (1−α) M_{t−1} + S_t, and S_t contains η S_{t−1} "
+                "and this token's own write: both rows add −w.",
+            ),
+            "sign": (
+                _scan(sign=1.0),
+                "The sign: a write is subtracted, from S and so from M.",
+            ),
+            "the forget share": (
+                _scan(keep=lambda alpha: alpha),
+                "You keep the share α of the memory. α is what is forgotten; 1 − α stays.",
+            ),
+            "one round": (
+                _scan(neighbours=True),
+                "You look one token back only. After one round an entry stands for two tokens: double the distance "
+                "and go on until it reaches the first token.",
+            ),
+        },
+        hints=(
+            "Step 1: what does one token do to the pair (M, S)? Four numbers, A = [[1−α, η], [0, η]], and it adds −w "
+            "to both.",
+            "Step 2: two tokens in a row are one: (A₂ A₁, z₂ + A₂ z₁). The later one stands on the left.",
+            "Step 3: double the distance. z = cat([z[:back], z[back:] + A[back:] @ z[:-back]]), then A likewise.",
+        ),
+        why="What is linear in its state can be scanned, a pair of states too. The rows of G are such products.",
     ),
 )

@@ -30,7 +30,7 @@ def inverse_systems(k: Tensor, step: Tensor, G_before: Tensor) -> Tensor:
     Returns:
         (…, c, c), unit lower triangular.
 
-    Built in: notebooks/08 · Paper: eq. 13–14
+    Built in: notebooks/09 · Paper: eq. 13–14
     """
     system = (k @ k.mT).mul_(G_before).mul_(step)  # only what lies below its diagonal is looked at
     unit = torch.eye(system.shape[-1], dtype=k.dtype, device=k.device).expand_as(system)
@@ -68,7 +68,7 @@ def write(k: Tensor, step: Tensor, inverse: Tensor, error: Tensor) -> Writes:
     Returns:
         The rank-one factors of all writes.
 
-    Built in: notebooks/08 · Paper: eq. 13–14
+    Built in: notebooks/09 · Paper: eq. 13–14
     """
     return Writes([k], [bmm(inverse, step * error)], [error], [], [], [], error)
 

@@ -4,6 +4,15 @@ from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
 from titans_mini.viz.draw.board import Sheet, puzzle, sheet
 from titans_mini.viz.draw.bowl import marbles, pauses
 from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
+from titans_mini.viz.draw.coach import (
+    chunk_bowl,
+    counted_and_timed,
+    error_curves,
+    mask_maps,
+    numbered_bars,
+    reading_curves,
+    write_lives,
+)
 from titans_mini.viz.draw.desk import Ghosts, fade_then_write, ghosts, halves
 from titans_mini.viz.draw.evening import panels, strips, valley, written
 from titans_mini.viz.draw.loops import (
@@ -16,6 +25,7 @@ from titans_mini.viz.draw.loops import (
     loops_with_gradient,
 )
 from titans_mini.viz.draw.needle import needle_map
+from titans_mini.viz.draw.scan import chunk_diagram, queue_and_coach, scan_tree
 from titans_mini.viz.draw.seismogram import Seismogram, seismogram
 from titans_mini.viz.draw.series import Bars, Line, Marker, bars, line, marker
 from titans_mini.viz.draw.text import TextGrid, text_grid, text_height
@@ -37,8 +47,12 @@ __all__ = [
     "as_array",
     "bars",
     "blame_board",
+    "chunk_bowl",
     "chunk_boxes",
+    "chunk_diagram",
+    "counted_and_timed",
     "culprits",
+    "error_curves",
     "fade_then_write",
     "ghosts",
     "halves",
@@ -49,10 +63,15 @@ __all__ = [
     "loops_with_gradient",
     "marbles",
     "marker",
+    "mask_maps",
     "needle_map",
+    "numbered_bars",
     "panels",
     "pauses",
     "puzzle",
+    "queue_and_coach",
+    "reading_curves",
+    "scan_tree",
     "seismogram",
     "sheet",
     "strips",
@@ -60,5 +79,6 @@ __all__ = [
     "text_height",
     "tiles",
     "valley",
+    "write_lives",
     "written",
 ]

@@ -10,6 +10,7 @@ from titans_mini.viz.widgets.recall import RecallMatrix
 from titans_mini.viz.widgets.roofline import Roofline
 from titans_mini.viz.widgets.scrubber import MemoryScrubber
 from titans_mini.viz.widgets.seismograph import Seismograph
+from titans_mini.viz.widgets.speed import SpeedBars
 from titans_mini.viz.widgets.stability import StabilityMap
 from titans_mini.viz.widgets.stepper import TwoLoopStepper
 from titans_mini.viz.widgets.strip import SurpriseStrip
@@ -26,6 +27,7 @@ __all__ = [
     "RecallMatrix",
     "Roofline",
     "Seismograph",
+    "SpeedBars",
     "StabilityMap",
     "SurpriseStrip",
     "TileViewer",
