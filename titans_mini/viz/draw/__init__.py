@@ -1,5 +1,6 @@
 """Draw functions: numbers in, artists out. Each returns a handle whose `update` reuses the artists."""
 
+from titans_mini.viz.draw.architectures import architecture, save_slides
 from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
 from titans_mini.viz.draw.board import Sheet, puzzle, sheet
 from titans_mini.viz.draw.bowl import marbles, pauses
@@ -44,6 +45,7 @@ __all__ = [
     "TextGrid",
     "Tiles",
     "answer_board",
+    "architecture",
     "as_array",
     "bars",
     "blame_board",
@@ -72,6 +74,7 @@ __all__ = [
     "queue_and_coach",
     "reading_curves",
     "scan_tree",
+    "save_slides",
     "seismogram",
     "sheet",
     "strips",
