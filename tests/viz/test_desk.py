@@ -36,7 +36,7 @@ def test_the_presets_show_the_trade(widget):
         assert widget._message.value == ""
         _, found[name], silent[name] = widget.measure(**preset)
     assert silent["never"] < silent["24 visits"] < silent["too short"]
-    assert found["too short"] < found["24 visits"] and silent["too short, lower bar"] < silent["too short"]
+    assert found["too short"] < found["24 visits"] and silent["too short, lower level"] < silent["too short"]
     widget.set(half_life=math.inf)
     assert "no forgetting" in widget.alt_text
 

@@ -7,7 +7,7 @@ import torch
 
 from titans_mini.data import digits
 from titans_mini.viz.widgets import StabilityMap
-from titans_mini.viz.widgets.stability import MEMORIES, edge, losses
+from titans_mini.viz.widgets.stability import MEMORIES, WORDS, edge, losses
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,17 @@ def test_the_dashed_line_belongs_to_the_online_stream(widget):
         widget.set(memory=memory)
         shown += [memory] * widget.pause.artist.get_visible()
     assert shown == ["stream, C = 1"]
+
+
+def test_the_words_on_the_map_are_true(widget):
+    for memory in MEMORIES:
+        widget.set(memory=memory)
+        for text, (row, column) in zip(widget.words, WORDS.values(), strict=True):
+            end = widget.loss[memory][row, column][-24:].mean()
+            learns = text.get_text() == "learns"
+            assert not text.get_visible() or (end < 0.8 * widget.empty if learns else not end < 10 * widget.empty)
+    widget.set(memory="stream, C = 1")
+    assert all(text.get_visible() for text in widget.words)
 
 
 def test_one_menu_and_two_sliders(widget):

@@ -128,6 +128,11 @@ EXERCISES = (
                 lambda M, S, u, a, e, t: ((1 - a) * M + e * S + t * u, e * S + t * u),
                 "The sign: the step goes down the gradient, S_t = ηS − θu.",
             ),
+            "bare gradients": (
+                lambda M, S, u, a, e, t: ((1 - a) * M - t * (e * S + u), e * S + u),
+                "That is the momentum of torch.optim.SGD, which sums bare gradients. Here S carries its minus sign and "
+                "its θ, and is added as it is.",
+            ),
             "old momentum": (
                 lambda M, S, u, a, e, t: ((1 - a) * M + S, e * S - t * u),
                 "You add the old S to M. This token's surprise must arrive now: compute S_t first.",
@@ -153,6 +158,11 @@ EXERCISES = (
             "e-folding": (
                 lambda h: 1 - torch.exp(-1 / h),
                 "After h tokens 1/e = 37 % would be left. Half-life asks for ½: replace e by 2.",
+            ),
+            "one over h": (
+                lambda h: 1 / h,
+                "1/α is a well-known rule of thumb, for another number: after 1/α tokens about 1/e = 37 % is left. "
+                "Half is left earlier, after about ln 2/α tokens. Ask for ½.",
             ),
             "straight line": (
                 lambda h: 1 / (2 * h),
@@ -185,8 +195,8 @@ EXERCISES = (
         mutants={
             "as it was": (
                 lambda M, S, a, e, n: ((1 - n * a) * M, e**n * S),
-                "Two faults are left. Fading by nα in one go can pass below zero; and the momentum that was still in "
-                "motion fades at the door, yet it never arrives in the book.",
+                "Both faults are still there. Let two quiet visits pass on paper, from M = 1 and S = 1 with α = η = ½, "
+                "and compare with what two such visits leave here: of M, and of S in M.",
             ),
             "straight line": (
                 lambda M, S, a, e, n: (
@@ -198,6 +208,10 @@ EXERCISES = (
             "momentum never arrives": (
                 lambda M, S, a, e, n: ((1 - a) ** n * M, e**n * S),
                 "The book fades well, but S never arrives in it. Nobody spoke, and still M_t = (1−α)M_{t−1} + S_t.",
+            ),
+            "arrives once": (
+                lambda M, S, a, e, n: ((1 - a) ** n * M + e**n * S, e**n * S),
+                "Only the last step arrives in your book. While it is in motion, S is added at every quiet visit.",
             ),
             "arrives unfaded": (
                 lambda M, S, a, e, n: ((1 - a) ** n * M + sum(e**i for i in range(1, n + 1)) * S, e**n * S),
@@ -253,6 +267,15 @@ EXERCISES = (
                 lambda ages, a, th, d: (1 - a - th / d) ** ages,
                 "A factor 2 is missing: the gradient of the square brings it, so a write corrects 2θ of its error.",
             ),
+            "exponential": (
+                lambda ages, a, th, d: torch.exp(-(a + 2 * th / d) * ages),
+                "Close: e^(−rate·age) is the limit of small rates. One visit takes its share and leaves 1 − rate.",
+            ),
+            "root of the dimension": (
+                lambda ages, a, th, d: (1 - a - 2 * th / d**0.5) ** ages,
+                "1/√D is the typical size of a cosine between two random names. A write acts through it twice, once "
+                "in the error and once in the ink, so its mean square counts.",
+            ),
             "straight line": (
                 lambda ages, a, th, d: 1 - ages * (a + 2 * th / d),
                 "You take the same amount at each visit. Each takes a share of what is left: a power, not a line.",
@@ -290,6 +313,11 @@ EXERCISES = (
                 "Cleaner than the paper: you start an evening with an empty book. In equation 14 the first surprise "
                 "is still computed at M_{t−1}, yesterday's book, and only then does α clear it: build it with α_t and "
                 "η_t, over all visits.",
+            ),
+            "no momentum at all": (
+                lambda keys, values, first, eta, theta: _closing(keys, values, first, 0.0, theta),
+                "Your momentum stops at every visit. Only the first visit of an evening must lose it; at all others "
+                "η_t is eta.",
             ),
             "never": (
                 lambda *x: _closing(*x, never=True),

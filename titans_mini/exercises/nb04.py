@@ -55,9 +55,10 @@ def _step_cases(seed):
 def _name_cases(seed):
     g = torch.Generator().manual_seed(seed)
     cases = []
-    for T, theta in ((6, 0.3), (8, 0.5), (5, 0.1)):
+    for T, theta, silent in ((6, 0.3, True), (8, 0.5, True), (5, 0.1, False)):
         keys = torch.randint(0, 4, (T, 4), generator=g).double() + 0.25
-        keys[T // 2] = 0  # a guest who says nothing
+        if silent:
+            keys[T // 2] = 0  # a guest who says nothing
         cases.append((keys, torch.randn(T, 3, generator=g, dtype=torch.float64), theta))
     return cases
 
@@ -115,34 +116,50 @@ EXERCISES = (
         mutants={
             "factor 2": (
                 lambda k, a, e: (2 - a) * (1 + e) / k.square().sum(),
-                "Twice too large: the gradient of the square brings a 2, so the condition reads 2θκ < (2 − α)(1 + η).",
+                "Twice too large: the gradient of the square brings a 2, so a visit moves the answer by 2θκ times the "
+                "error. Is the 2 in your trace?",
             ),
             "no momentum": (
                 lambda k, a, e: (2 - a) / (2 * k.square().sum()),
-                "η is missing. For one repeated key momentum widens the limit by 1 + η.",
+                "η is missing. Momentum widens the limit of one repeated key: it stands in the trace and in the "
+                "determinant.",
             ),
             "length": (
                 lambda k, a, e: (2 - a) * (1 + e) / (2 * k.norm()),
-                "You divide by ‖k‖. κ is ‖k‖²: the key acts once in the prediction and once in the gradient.",
+                "You divide by ‖k‖. κ is ‖k‖²: the key acts once in the answer and once in the gradient.",
             ),
             "wrong way": (
                 lambda k, a, e: (2 - a) * (1 - e) / (2 * k.square().sum()),
-                "1 − η belongs to keys that return after a pause. For the same key every token it is 1 + η.",
+                "You let momentum narrow the limit. That happens to keys that return after a pause; for one key at "
+                "every token the bowls above show the opposite. Check the sign of η in the trace.",
             ),
             "rule of thumb": (
                 lambda k, a, e: (1 - e) / k.square().sum(),
-                "That is the rule of thumb, 1 − η over κ: safe for keys that return after pauses, and often far too "
-                "careful here. For one key at every token the exact limit is asked for: put = into "
-                "2θκ < (2 − α)(1 + η) and solve for θ.",
+                "That is the rule of thumb for keys that return after pauses (section 4), and often far too careful "
+                "here. For one key at every token the exact limit is asked for: find it with the Jury conditions.",
             ),
             "no forgetting": (
                 lambda k, a, e: (1 + e) / k.square().sum(),
-                "α is missing. Forgetting narrows the limit of a repeated key: 2 becomes 2 − α.",
+                "α is missing. Forgetting narrows the limit of a repeated key: it stands in the trace and in the "
+                "determinant.",
+            ),
+            "section 1": (
+                lambda k, a, e: 1 / k.square().sum(),
+                "That is the limit of section 1, where α and η are 0. Here both turn the marble: use the 2×2 map.",
+            ),
+            "θκ": (
+                lambda k, a, e: torch.tensor((2 - a) * (1 + e) / 2, dtype=k.dtype),
+                "That is the limit of θκ. θ itself is asked for, and it depends on the key.",
+            ),
+            "no determinant": (
+                lambda k, a, e: (2 - a + e) / (2 * k.square().sum()),
+                "You ask for |τ| < 1. The condition is |τ| < 1 + δ, and with momentum the determinant δ is not 0.",
             ),
         },
         hints=(
-            "The condition of this section: 2θκ < (2 − α)(1 + η), with κ = ‖k‖².",
-            "Compute kappa = k.square().sum(), put an equals sign into the condition, and solve for θ.",
+            "The trace is the sum of 1 − α − 2θκ and η. For the determinant, much cancels: what is left of it?",
+            "τ = 1 − α + η − 2θκ and δ = η(1 − α). As θ grows, τ goes down: which condition breaks first?",
+            "Solve −τ = 1 + δ for θ, with kappa = k.square().sum().",
         ),
         why="At this θ an eigenvalue of the 2×2 map is −1: the error changes its sign at each token and never shrinks.",
         tolerance=1e-9,
@@ -156,6 +173,11 @@ EXERCISES = (
         solution=steady,
         cases=_name_cases,
         mutants={
+            "as it was": (
+                lambda k, v, th: _book(k, v, [th / x.norm() for x in k]),
+                "Both faults are still there. One by one: what does a visit leave of the error of a name with κ = 12, "
+                "and what is θ / k.norm() for a name without letters?",
+            ),
             "length": (
                 lambda k, v, th: _book(k, v, [th / x.norm() if x.any() else 0.0 for x in k]),
                 "You divide θ by ‖k‖. The key acts twice, in the answer and in the write: divide by κ = ‖k‖².",
@@ -184,7 +206,7 @@ EXERCISES = (
             "A step of θ/κ. Then think of a guest who says nothing.",
         ),
         why="A step of θ/κ makes every name equally loud. The library divides the key by its length instead.",
-        tolerance=1e-9,
+        tolerance=1e-6,  # a small number in the denominator is a good guard too
     ),
     Exercise(
         name="04.3",
@@ -210,6 +232,10 @@ EXERCISES = (
             "one visit off": (
                 lambda e, n: (1 - e) * (1 + e ** (n - 1)) / (1 - e ** (n - 1)),
                 "One visit off: n counts from one visit of the guest to the next, so η acts n times.",
+            ),
+            "factor 2": (
+                lambda e, n: 2 * (1 - e) * (1 + e**n) / (1 - e**n),
+                "Twice too large: a visit pushes by 2θκ times the error, and the limit of θκ is asked for.",
             ),
             "push alone": (
                 lambda e, n: (1 - e) / (1 - e**n),

@@ -75,7 +75,7 @@ def pauses(ax, errors: dict[str, Sequence[float]], present: Sequence[bool], *, l
     """
     for t in np.flatnonzero(present):
         ax.axvspan(t, t + 1, color=GRID, alpha=0.8, linewidth=0, zorder=0)
-    ax.axhline(0, color=MUTED, linewidth=0.8)
+    ax.plot([0, len(present)], [0, 0], color=MUTED, linewidth=0.8)  # it ends before the words at the curves' ends
     for i, (words, error) in enumerate(errors.items()):
         error = as_array(error)
         look = {"color": MUTED, "linewidth": 1.4, "linestyle": "--"} if i else {"color": MEMORY, "linewidth": 2.2}

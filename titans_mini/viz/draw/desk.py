@@ -90,7 +90,8 @@ def fade_then_write(ax, book, write, alpha: float, names: Sequence[str] = ()) ->
                 colour = FORGET if words[i] == kept else SURPRISE
                 ax.text(x_sign, top - high / 2, words[i], ha="center", va="center", fontsize=12, color=colour)
     step = ", ".join(f"{x:g}".replace("-", "−") for x in write)
-    ax.text(7.2, 0.72 - high - 0.1, f"S = ({step})", fontsize=SMALL, ha="right", va="top", color=SURPRISE)
+    x_sign = 2 * len(book) * wide + 1.5 * (gap + 0.35)  # below the sign of the right order
+    ax.text(x_sign, 1.86 - high - 0.1, f"S = ({step})", fontsize=SMALL, ha="center", va="top", color=SURPRISE)
     for j, name in enumerate(names):
         ax.text((j + 0.5) * wide, 0.72 - high - 0.1, name, fontsize=SMALL, ha="center", va="top", color=MUTED)
 

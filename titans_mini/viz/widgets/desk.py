@@ -34,7 +34,7 @@ class ForgettingDesk(Explorer):
         "never": {"half_life": math.inf, "step": 0.6, "level": 0.9},
         "24 visits": {"half_life": 24, "step": 0.5, "level": 0.65},
         "too short": {"half_life": 4, "step": 0.5, "level": 0.65},
-        "too short, lower bar": {"half_life": 4, "step": 0.5, "level": 0.2},
+        "too short, lower level": {"half_life": 4, "step": 0.5, "level": 0.2},
     }
 
     def __init__(self, evening: Evening, start: int = 60):

@@ -6,6 +6,7 @@ import ipywidgets
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from titans_mini.memory.functional import neural_memory
@@ -26,6 +27,7 @@ MEMORIES = {
     "stream, C = 16, α = 0.3": (False, 16, 0.3),
 }
 LOW, OCTAVES, COLUMNS = -9, 11, 3  # θκ from 2⁻⁹ to 2², columns per doubling
+WORDS = {"learns": (8, 14), "explodes": (8, 32)}  # written into the cell (row, column) where that is true
 SHOWN = 1e38  # the largest power of ten in float32
 
 
@@ -152,6 +154,12 @@ class StabilityMap(Explorer):
         self.title = left.set_title("")
         self.edge = draw.line(left, [0.0], color=palette.INK, width=2.2)
         self.pause = draw.line(left, np.arange(20), self._column(1 - self.eta), color=palette.INK, ls="--")
+        halo = [withStroke(linewidth=3, foreground=palette.PAPER)]  # a grey print cannot tell purple from red
+        self.edge.artist.set_path_effects([withStroke(linewidth=4.5, foreground=palette.PAPER)])
+        self.words = [
+            left.text(column, row, word, ha="center", va="center", rotation=90, fontsize=9.5, path_effects=halo)
+            for word, (row, column) in WORDS.items()
+        ]
         (self.dot,) = left.plot([0], [0], "o", ms=9, mfc="white", mec=palette.INK, mew=2)
         self.curve = draw.line(right, np.ones(self.tokens), color=palette.SURPRISE, width=1.2)
         right.axhline(SHOWN, color=palette.DIVERGED, lw=1.2, ls="--")
@@ -172,6 +180,9 @@ class StabilityMap(Explorer):
         self.edge.update(np.arange(len(self.eta)), self._column(self.limits[memory]))
         self.pause.artist.set_visible((same, chunk_size, alpha) == (False, 1, 0.0))
         self.dot.set_data([column], [row])
+        for text, cell in zip(self.words, WORDS.values(), strict=True):
+            learned = self.learned[memory][cell]
+            text.set_visible(learned > 0.1 if text.get_text() == "learns" else not learned > -1)
         loss = self.loss[memory][row, column].astype(float)
         self.curve.update(np.where(loss < SHOWN, np.maximum(loss, 1e-6), np.nan))
         self.title.set_text(memory)
