@@ -1,4 +1,4 @@
-"""The cloakroom of lessons 06 and 07: evenings to practise on, and two attendants.
+"""The cloakroom of lessons 02, 06 and 07: evenings that are recorded or practised on, and two attendants.
 
 The first attendant hears a name letter by letter, as in lessons 01 to 05, and the outer loop chooses her keys. The
 second reads one word at a time through a `NeuralMemory`, and the outer loop trains all of it.
@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_mini.memory.layer import NeuralMemory
+from titans_mini.memory.network import MemoryNet
+from titans_mini.memory.trace import Trace, record
 
 GUESTS = """Adriana Alina Alma Amina Amanda Anita Antonia Arianna Bettina Bianca Carina Carla Clara Corinna Daria Edna
 Elena Emma Erika Fatima Fiona Gianna Gina Ilana Ina Irina Joanna Johanna Julia Karin Katja Lara Laura Lena Lina Livia
@@ -107,6 +109,54 @@ def practise(steps: int, names: list[str] = PRACTISED, batch: int = 64, lr: floa
         loss.backward()  # through the answers, through all sixteen writes, into W_K and θ
         optimizer.step()
     return history
+
+
+def record_evening(book: Tensor, keys: Tensor, values: Tensor, eta: Tensor | float, theta: Tensor | float) -> Trace:
+    """Run a matrix memory through one evening, and record every visit.
+
+    Args:
+        book: (D, D) the memory before the first visit.
+        keys: (T, D) who comes.
+        values: (T, D) what she says.
+        eta: momentum, a number or (T,).
+        theta: step size, a number or (T,).
+
+    Returns:
+        Trace: of one batch and one head; `weights[0]` and `momentum[0]` are (T+1, 1, 1, D, D).
+    """
+    k, v = keys[None, None], values[None, None]  # (1, 1, T, D)
+    gate = torch.ones(1, 1, len(keys), dtype=keys.dtype)
+    net = MemoryNet(keys.shape[-1], depth=1, residual=False, norm=False)
+    return record(k, k, v, 0 * gate, eta * gate, theta * gate, net.init_state(1, 1, (book[None],)), net=net)
+
+
+def three_events(strangers: Tensor, stranger: Tensor, at: int = 8, visits: int = 48) -> tuple[dict, Tensor]:
+    """Interrupt a quiet evening, on which eight guests come in turn, by a slip, a new order or a new guest.
+
+    Args:
+        strangers: (8, D) the keys of the eight, whom the book knows by heart.
+        stranger: (D,) the key of the new guest, who speaks up once and then mumbles seven times, at 30 %.
+        at: the visit of the event.
+        visits: T.
+
+    Returns:
+        Event → (keys (T, D), values (T, D), keys to ask for, their right values, whose they are), as a `Seismograph`
+        takes them, and the book before the first visit (D, D).
+    """
+    turn = torch.arange(visits) % 8
+    hooks = torch.eye(strangers.shape[-1], dtype=strangers.dtype)[:9]
+    keys, values, further = strangers[turn], hooks[turn], hooks[(torch.arange(8) + 3) % 8]
+    slip, order, guest, told = values.clone(), values.clone(), keys.clone(), values.clone()
+    slip[at] = hooks[6]
+    order[at:] = further[turn][at:]
+    loud = torch.tensor([1.0] + 7 * [0.3], dtype=keys.dtype)[:, None]
+    guest[at : at + 8], told[at : at + 8] = loud * stranger, loud * hooks[8]
+    events = {
+        "a slip of the tongue": (keys, slip, strangers[:1], hooks[:1], "Bob"),
+        "a new order": (keys, order, strangers, further, "the eight guests, by the new order"),
+        "a new guest": (guest, told, stranger[None], hooks[8:], "Anna"),
+    }
+    return events, torch.linalg.pinv(strangers) @ hooks[:8]
 
 
 # -- an attendant who reads words -----------------------------------------------------------------------------------

@@ -43,6 +43,17 @@ def _run(k, v, theta, *, leak=False, shift=False, write="delta"):
     return torch.tensor(hits).cumsum(0) / torch.arange(1, len(hits) + 1)
 
 
+def _hits(k, v, theta):
+    count = online_accuracy(k, v, theta) * torch.arange(1, len(k) + 1)
+    return count.diff(prepend=count.new_zeros(1)).round()
+
+
+def _other_dtype(k, v, theta):
+    """The right shares, in float32 where the keys are float64, as in the notebook, or the other way round."""
+    shares = online_accuracy(k, v, theta)
+    return shares.float() if shares.dtype == torch.float64 else shares.double()
+
+
 def _streams(seed):
     g = torch.Generator().manual_seed(seed)
     cases = []
@@ -51,7 +62,7 @@ def _streams(seed):
         label = torch.randint(labels, (steps,), generator=g)
         k = centres[label] + 0.5 * torch.randn(steps, keys, generator=g)
         k = k / k.norm(dim=-1, keepdim=True)
-        cases.append((k, torch.nn.functional.one_hot(label, labels).float(), theta))
+        cases.append((k, torch.nn.functional.one_hot(label, labels).to(k.dtype), theta))
     return cases
 
 
@@ -139,6 +150,11 @@ EXERCISES = (
                 lambda M, k, v: M - torch.outer(k, k @ M - v) / k.norm(),
                 "The length of k enters twice: once in the gradient's kᵀ, once when you ask with k. So ‖k‖², not ‖k‖.",
             ),
+            "normalised": (
+                lambda M, k, v: M - torch.outer(k, k / k.norm() @ M - v) / k.norm(),
+                "You scaled the name first, so the pair is stored for the scaled name. Asked with k itself, the book "
+                "answers ‖k‖ times v. Keep k as it is, and let θ make up for its length.",
+            ),
             "no prediction": (
                 lambda M, k, v: M + torch.outer(k, v) / (k @ k),
                 "That is Hebb's rule: you add the value without asking first. Subtract what `k @ M` says already.",
@@ -184,10 +200,22 @@ EXERCISES = (
                 lambda k, v, theta: _run(k, v, theta, write="hebb"),
                 "You stream with Hebb's rule: the step is missing the memory's own answer, `y - v_t`.",
             ),
-            "float64": (
-                lambda k, v, theta: online_accuracy(k, v, theta).double(),
-                "The shares are right, but in float64, and the keys came in float32. A count or a Python float turned "
-                "the dtype on the way: `torch.tensor(hits)` keeps the default, `.double()` and numpy do not.",
+            "other dtype": (
+                _other_dtype,
+                "The shares are right, but their dtype is not that of the keys, which are float64 in the notebook. "
+                "`.float()` is always float32, `.double()` and numpy are float64; `.to(k.dtype)` follows the keys.",
+            ),
+            "hits": (
+                _hits,
+                "These are the hits themselves, 1 or 0 for each guest. Return the share so far: sum and divide.",
+            ),
+            "sign": (
+                lambda k, v, theta: _run(k, v, -theta),
+                "The sign: each write makes the error larger. Subtract θ times the gradient.",
+            ),
+            "half step": (
+                lambda k, v, theta: _run(k, v, theta / 2),
+                "The step is half as long as it should be: the gradient brings a 2, so M = M − θ · 2 · kᵀ(kM − v).",
             ),
             "share of all": (
                 lambda k, v, theta: online_accuracy(k, v, theta) * torch.arange(1, len(k) + 1) / len(k),
@@ -222,6 +250,14 @@ EXERCISES = (
                 _hebb_evening,
                 "Now nobody is asked at all: that is Hebb's rule, which stores a regular guest once per visit.",
             ),
+            "sign": (
+                lambda M, keys, values, theta: evening(M, keys, values, -theta),
+                "The sign: each write makes the error larger. The error is the answer minus the truth, `k @ M - v`.",
+            ),
+            "half step": (
+                lambda M, keys, values, theta: evening(M, keys, values, theta / 2),
+                "The right book is asked, but the step has lost its 2: the gradient is 2 kᵀ(kM − v).",
+            ),
             "last": (
                 _only_last,
                 "Only the last guest is in the book. Keep each step: M = M − …",
@@ -250,9 +286,25 @@ EXERCISES = (
                 lambda q, k, v: (q @ k.T).tril(-1) @ v,
                 "The diagonal is missing: y_t = q_t M_t is read after the write, so token t sees its own pair.",
             ),
+            "upper": (
+                lambda q, k, v: (q @ k.T).triu() @ v,
+                "The wrong triangle: token t uses the future, j ≥ t. In row t the keys j ≤ t lie at the left.",
+            ),
+            "softmax, no mask": (
+                lambda q, k, v: (q @ k.T).softmax(-1) @ v,
+                "That is attention with a softmax and without a mask. The scores are used as they are, for j ≤ t.",
+            ),
             "softmax": (
                 _softmax,
                 "That is softmax attention. A sum of outer products has no softmax: the scores are used as they are.",
+            ),
+            "scaled": (
+                lambda q, k, v: (q @ k.T).tril() @ v / q.shape[1] ** 0.5,
+                "Attention divides its scores by √D to tame the softmax. Without one they stay as they are.",
+            ),
+            "mean": (
+                lambda q, k, v: (q @ k.T).tril() @ v / torch.arange(1, len(q) + 1).view(-1, 1),
+                "You take the mean of the values so far. The adder's book is a sum: it never divides.",
             ),
             "transposed": (
                 lambda q, k, v: (k @ q.T).tril() @ v,

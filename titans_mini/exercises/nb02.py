@@ -144,6 +144,12 @@ def _twice_at_the_door(M, S, keys, values, eta, theta):
     return shift(M + S, S, keys, values, eta, theta)
 
 
+def _too_early_shift(M, S, keys, values, eta, theta):
+    for k, v in zip(keys, values, strict=True):
+        M, S = M + S, eta * S - theta * 2 * torch.outer(k, (k @ M) + (k @ S) - v)
+    return M, S
+
+
 def _luggage(M, S, keys, values, eta, theta):
     end, _ = shift(M, S, keys, values, eta, theta)
     return end, end - M
@@ -192,12 +198,14 @@ def _attend(f, weights, keys, values, eta, theta, *, half=1.0, kept="S", frozen=
     for t in range(T):
         u = torch.func.grad(loss)(start if frozen else weights, keys[t], values[t])
         gate, past = (eta[t - 1] if kept == "late" and t else eta[t]), S
-        S = [gate * s - theta[t] * g for s, g in zip(past, u, strict=True)]
+        step = 1.0 if kept == "bare" else theta[t]
+        S = [gate * s - step * g for s, g in zip(past, u, strict=True)]
         if shared:  # the first tensor's momentum for the others, where the shapes allow
             S = [S[0] if s.shape == S[0].shape else s for s in S]
         if kept == "nothing":
             S = [-theta[t] * g for g in u]
-        weights = [w + s for w, s in zip(weights, S, strict=True)]
+        moves = [theta[t] * s for s in S] if kept == "bare" else S
+        weights = [w + s for w, s in zip(weights, moves, strict=True)]
     return weights
 
 
@@ -246,6 +254,14 @@ EXERCISES = (
                 lambda M, k, v: torch.outer(k, k @ M - v),
                 "A factor 2 is missing: the paper's ℓ = ‖kM − v‖² has no ½, and the square gives a 2.",
             ),
+            "sign and factor 2": (
+                lambda M, k, v: torch.outer(k, v - k @ M),
+                "This is the write of the exact step, −½∇ℓ. The gradient itself has the other sign, and a factor 2.",
+            ),
+            "mean": (
+                lambda M, k, v: 2 * torch.outer(k, k @ M - v) / len(v),
+                "Divided by E: your loss is a mean over the hooks, as in `mse_loss`. The paper's ℓ is their sum.",
+            ),
             "transposed": (
                 lambda M, k, v: 2 * torch.outer(k @ M - v, k),
                 "The outer product is transposed: rows belong to the key, columns to the error, as in M itself.",
@@ -285,6 +301,18 @@ EXERCISES = (
                 _pytorch,
                 "That is PyTorch's SGD: its buffer sums bare gradients, and −θ comes at the write. With a θ per "
                 "visit it is another rule: in equation 10 each gradient keeps the θ of its own visit, inside S.",
+            ),
+            "no theta": (
+                lambda M, S, u, eta, theta: (M + eta * S - u, eta * S - u),
+                "θ is missing: the gradient says where to, θ how far. S_t = η S_{t−1} − θ u.",
+            ),
+            "old S": (
+                lambda M, S, u, eta, theta: (momentum_step(M, S, u, eta, theta)[0], S),
+                "The memory is right, but the S that goes out is the one that came in. Return the new one.",
+            ),
+            "swapped": (
+                lambda M, S, u, eta, theta: momentum_step(M, S, u, eta, theta)[::-1],
+                "Both are right, in the wrong order: first the memory, then its momentum.",
             ),
             "minus at the end": (
                 _minus_at_the_end,
@@ -328,6 +356,14 @@ EXERCISES = (
                 lambda theta, eta, n: theta * (1 - eta ** (n - 1)) / (1 - eta),
                 "One term too few: the shock's own token pushes too, with η^0 = 1.",
             ),
+            "no decay": (
+                lambda theta, eta, n: theta * n,
+                "All n pushes count in full here. Each is η times the one before.",
+            ),
+            "one late": (
+                lambda theta, eta, n: theta * eta * (1 - eta**n) / (1 - eta),
+                "η comes one token early: the first push is θ, with η^0, and only its later rests are weakened.",
+            ),
             "last push": (
                 lambda theta, eta, n: theta * eta ** (n - 1),
                 "This is the push of the last token alone, S_n. The memory has moved by the sum of all of them.",
@@ -353,6 +389,16 @@ EXERCISES = (
                 _late,
                 "The gate closes one token late. η_t multiplies S_{t−1}: with η = 0 at the first token of the topic, "
                 "that token drops what came before.",
+            ),
+            "sign": (
+                lambda u, theta, eta, new_topic: -gated_momentum(u, theta, eta, new_topic),
+                "The sign: u points uphill. S_t = η_t S_{t−1} − θ u_t.",
+            ),
+            "both decay": (
+                lambda u, theta, eta, new_topic: _with_gates(
+                    u * torch.where(new_topic, 0.0, eta)[:, None], theta, [0.0 if new else eta for new in new_topic]
+                ),
+                "η weakens the new gradient too: it belongs to S_{t−1} alone, outside −θu.",
             ),
             "inverted": (_inverted, "The gate is inverted: past surprise is kept at a new topic, dropped inside one."),
             "never": (_constant, "η is constant: the gate never closes."),
@@ -383,6 +429,10 @@ EXERCISES = (
             "from rest": (
                 _from_rest,
                 "Still from rest: S comes in at the door, and your loop does not begin with it.",
+            ),
+            "too early": (
+                _too_early_shift,
+                "The book moves by the S of the visit before. First the new S, then M = M + S with the new one.",
             ),
             "twice": (
                 _twice_at_the_door,
@@ -419,11 +469,26 @@ EXERCISES = (
         mutants={
             "half": (
                 lambda *arguments: _attend(*arguments, half=0.5),
-                "A factor 2 is missing: your loss has a ½, or it is a mean. Equation 12 sums the squares.",
+                "A factor 2 is missing: your loss has a ½, and equation 12 has none.",
+            ),
+            "mean": (
+                lambda f, weights, keys, values, eta, theta: _attend(
+                    f, weights, keys, values, eta, theta, half=1 / values.shape[-1]
+                ),
+                "Your loss is a mean, as in `mse_loss`. Equation 12 sums the squares of all components.",
+            ),
+            "pytorch": (
+                lambda *arguments: _attend(*arguments, kept="bare"),
+                "That is PyTorch's SGD: S sums bare gradients, and −θ comes at the write. With a θ per visit it is "
+                "another rule: in equation 10 each gradient keeps the θ of its own visit, inside S.",
             ),
             "frozen": (
                 lambda *arguments: _attend(*arguments, frozen=True),
                 "All gradients are taken at the first weights. Each visit asks the memory as it is by then, M_{t−1}.",
+            ),
+            "uphill": (
+                lambda f, weights, keys, values, eta, theta: _attend(f, weights, keys, values, eta, -theta),
+                "The sign: the gradient points uphill, and your memory walks along it. The push is −θ∇ℓ.",
             ),
             "no momentum": (
                 lambda *arguments: _attend(*arguments, kept="nothing"),

@@ -10,8 +10,8 @@ from titans_mini.viz.draw.arrays import as_array
 from titans_mini.viz.draw.grammar import SMALL, SOFT, TEXT, Cells, Stamp, canvas, cells, page_ink, page_mark, stamp
 from titans_mini.viz.palette import GRID, INK, KEY, MAGNITUDE, MEMORY, MOMENTUM, MUTED, PAPER, SURPRISE, signed_norm
 
-TITLE, SIGN = 10.5, 20  # points
-CELL = (0.43, 0.28)  # width and height in inches
+TITLE, SIGN = 10.5, 15  # points
+CELL = (0.44, 0.28)  # width and height in inches
 LEVELS = (0, 0.05, 0.25, 0.6, 1.1, 2, 3.5, 9)  # of the loss in a valley
 
 Answer = tuple[str, int, bool]

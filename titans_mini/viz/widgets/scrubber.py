@@ -105,7 +105,7 @@ class MemoryScrubber(Explorer):
         ax.set(yticks=[0, 1, 2, 10, 100, 1000], yticklabels=["0", "1", "2", "10", "100", "1000"])
         ax.minorticks_off()
         # a title, since a legend would cost a fifth of the time of every redraw
-        ax.set_title("surprise ℓ before the write (grey: the other rule; ticks: wrong answers)")
+        ax.set_title("loss ℓ before the write (grey: the other rule; ticks: wrong answers)")
 
     def draw(self, t, rule, show):
         """Show digit t of one rule's record."""
@@ -138,11 +138,11 @@ class MemoryScrubber(Explorer):
         return f"it says {guess}, then it is told {truth}: {'right' if run['hit'][i] else 'wrong'}"
 
     def alt(self, t, rule, show):
-        """Describe the current digit, answer and surprise."""
+        """Describe the current digit, answer and loss."""
         run, i = self.rules[rule], t - 1
         recent = run["hit"][max(0, t - RECENT) : t]
         what = "ten pictures of the memory" if show == "memory" else "ten pictures of what this digit changed"
         return (
-            f"{rule}, digit {t}: {self._verdict(run, i)}, surprise {run['surprise'][i]:.2g}; "
+            f"{rule}, digit {t}: {self._verdict(run, i)}, loss {run['surprise'][i]:.2g}; "
             f"right {recent.mean():.0%} of the last {len(recent)}; below, {what}."
         )
