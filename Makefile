@@ -23,7 +23,7 @@ FAST := tests/memory tests/models tests/test_minimal.py tests/test_source.py
 help:
 	@echo "titans_mini: learning to memorize at test time"
 	@echo
-	@echo "  make lab        open the course in JupyterLab, at notebook 00         PORT=$(PORT)"
+	@echo "  make lab        open your copy of the course in JupyterLab, at 00     PORT=$(PORT)"
 	@echo "  make test       run every test: library, notebooks, browser         ARGS='-k gates'"
 	@echo "  make test-fast  the library's own tests, without the slow ones"
 	@echo "  make test-long  every test, also those that take minutes: runs killed many times, other versions"

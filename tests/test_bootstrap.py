@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
+import nbformat
 import pytest
 
 from tools import hygiene, notebooks
@@ -329,6 +330,15 @@ def test_a_stamp_renews_the_cell_of_an_older_edition_and_nothing_else(folder):
     assert notebooks.stamp(ADDRESS, folder) == [path] and path.read_bytes() == before
 
 
+def test_a_stamp_folds_the_cell_and_changes_nothing_else(folder):
+    notebooks.stamp("", folder)
+    path, *_ = notebooks.find(folder=folder)
+    before, nb = path.read_bytes(), notebooks.read(path)
+    notebooks.bootstrap_cell(nb).metadata = nbformat.from_dict({})
+    notebooks.write(nb, path)
+    assert notebooks.stamp("", folder) == [path] and path.read_bytes() == before
+
+
 def test_the_cell_stays_short_enough_to_be_read():
     lines = notebooks.BOOTSTRAP.splitlines()
     assert len(lines) < 50 and max(map(len, lines)) <= 100
@@ -399,7 +409,7 @@ def test_a_new_notebook_gets_the_address_of_the_others_and_a_hidden_bootstrap_ce
     (tmp_path / "draft.py").write_text("# %%\n# bootstrap\n", encoding="utf-8")
     (cell,) = notebooks.from_percent(tmp_path / "draft.py").cells
     assert notebooks.address_in(cell.source) == ADDRESS
-    assert cell.metadata == {"jupyter": {"source_hidden": True}}
+    assert cell.metadata == {"jupyter": {"source_hidden": True}, "cellView": "form"}
     assert notebooks.tidy(notebooks.from_percent(tmp_path / "draft.py")).cells[0].metadata == cell.metadata
 
 

@@ -146,7 +146,7 @@ def test_a_python_without_venv_is_explained_in_one_line(tmp_path):
 def test_jupyterlab_is_told_what_the_machine_needs():
     plain = lab.command(8888, superuser=False, display=True)
     assert plain[:3] == [sys.executable, "-m", "jupyterlab"]
-    assert "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb" in plain
+    assert "--LabApp.default_url=/lab/tree/my_notebooks/00_start_here.ipynb" in plain
     assert "--ServerApp.port=8888" in plain and "--allow-root" not in plain and "--no-browser" not in plain
     bare = lab.command(8888, superuser=True, display=False, extra=["--ip=0.0.0.0"])
     assert "--allow-root" in bare and "--no-browser" in bare and bare[-1] == "--ip=0.0.0.0"
@@ -154,21 +154,13 @@ def test_jupyterlab_is_told_what_the_machine_needs():
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_make_lab_prints_an_address_that_serves_the_first_notebook(tmp_path):
-    port, log = driving.free_port(), tmp_path / "log"
-    env = dict(os.environ, HOME=str(tmp_path), JUPYTER_RUNTIME_DIR=str(tmp_path), JUPYTER_CONFIG_DIR=str(tmp_path))
-    command = [sys.executable, str(ROOT / "tools" / "lab.py"), "--port", str(port), "--no-browser"]
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=out, stderr=out, start_new_session=True)
-    try:
-        driving.wait_for_server(f"http://127.0.0.1:{port}", process, log)
-        printed = re.search(rf"http://127\.0\.0\.1:{port}/(\S+)\?token=(\w+)", log.read_text())
-        assert printed[1] == f"lab/tree/{lab.FIRST}"
+def test_make_lab_prints_an_address_that_serves_the_readers_copy_of_the_first_notebook(tmp_path):
+    with driving.lab(tmp_path) as (address, folder):
+        printed = re.search(r"(http://127\.0\.0\.1:\d+)/(\S+)\?token=(\w+)", address)
+        assert printed[2] == f"lab/tree/{lab.FIRST}" and (folder / lab.FIRST).is_file()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        for path in (printed[1], f"api/contents/{lab.FIRST}"):
-            assert opener.open(f"http://127.0.0.1:{port}/{path}?token={printed[2]}", timeout=20).status == 200
-    finally:
-        driving.stop(process)
+        for path in (printed[2], f"api/contents/{lab.FIRST}"):
+            assert opener.open(f"{printed[1]}/{path}?token={printed[3]}", timeout=20).status == 200
 
 
 def test_a_taken_port_is_named_with_a_free_one_beside_it(capsys):

@@ -1,6 +1,7 @@
 """Open the course in JupyterLab: `make lab`, or `python tools/lab.py` where there is no make.
 
-It detects a superuser, a missing display and a taken port, so one command works everywhere.
+It detects a superuser, a missing display and a taken port, so one command works everywhere. What it opens is the
+reader's own copy of the lessons, in `my_notebooks/`: see `tools/my_notebooks.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = "notebooks/00_start_here.ipynb"
+sys.path.insert(0, str(ROOT))  # also where it is run as a script
+from tools import my_notebooks  # noqa: E402
+
+FIRST = "my_notebooks/00_start_here.ipynb"
+SETTINGS = ROOT / "tools" / "jupyter"  # JupyterLab's defaults here: it asks nobody whether they want its news
 
 
 def command(port: int, *, superuser: bool, display: bool, extra: list[str] | None = None) -> list[str]:
@@ -33,7 +38,7 @@ def command(port: int, *, superuser: bool, display: bool, extra: list[str] | Non
         f"--LabApp.default_url=/lab/tree/{FIRST}",  # so that the address it prints leads to the notebook
         f"--ServerApp.port={port}",
         "--ServerApp.port_retries=0",
-        "--LabApp.news_url=None",  # no pop-up about news before the first cell, and nothing fetched
+        "--LabApp.news_url=None",  # nothing fetched; that nobody is asked about news is in SETTINGS
         "--LanguageServerManager.autodetect=False",
         "--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate",
     ]
@@ -68,17 +73,21 @@ def main(arguments: list[str] | None = None) -> int:
         free = next((port for port in range(options.port + 1, options.port + 100) if is_free(port)), 0)
         print(f"port {options.port} is taken by another program; try:  make lab PORT={free}", file=sys.stderr)
         return 1
+    for line in my_notebooks.refresh():
+        print(line, flush=True)
     display = has_display()
     if not display:
         print("no display here, so no browser opens: copy the address that ends in a token into one", flush=True)
     superuser = hasattr(os, "geteuid") and os.geteuid() == 0
-    line = command(options.port, superuser=superuser, display=display, extra=extra)
+    command_line = command(options.port, superuser=superuser, display=display, extra=extra)
     env = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")  # our kernel, not one of the same name in the user's home
+    folders = [str(SETTINGS), *filter(None, [env.get("JUPYTER_CONFIG_PATH")])]
+    env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(folders)
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
     os.chdir(ROOT)
     if os.name == "posix":
-        os.execve(line[0], line, env)
-    return subprocess.call(line, env=env)
+        os.execve(command_line[0], command_line, env)
+    return subprocess.call(command_line, env=env)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,8 @@ LANGUAGE = {
     "pygments_lexer": "ipython3",
 }
 WIDGET_TAG = "widget"  # `tidy` gives it to the cells that show one
-CELL_METADATA = ("tags", "jupyter")  # what survives: tags and hidden sources; timings, folding and trust do not
+CELL_METADATA = ("tags", "jupyter", "cellView")  # what survives: tags and hidden sources; timings and trust do not
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}  # the bootstrap cell, in JupyterLab and in Colab
 
 # The first code cell of every notebook, before `make stamp` writes an address into it. `new` puts it where a draft has
 # a code cell that starts with `# bootstrap`. It looks in one place after the other: installed, the folder around the
@@ -131,7 +132,7 @@ def from_percent(path: str | Path) -> nbformat.NotebookNode:
         if tags:
             cell.metadata["tags"] = tags
         if is_bootstrap:
-            cell.metadata["jupyter"] = {"source_hidden": True}
+            cell.metadata.update(nbformat.from_dict(FOLDED))
         nb.cells.append(cell)
     nbformat.validate(nb)
     return nb
@@ -237,7 +238,7 @@ def stamped_address(folder: Path = NOTEBOOKS) -> str:
 
 
 def stamp(address: str, folder: Path = NOTEBOOKS) -> list[Path]:
-    """Write the bootstrap cell, with an address in it, into every notebook in a folder; returns what changed.
+    """Write the bootstrap cell, folded and with an address, into every notebook in a folder; returns what changed.
 
     Nothing else changes. A cell of an older edition of the course, which also starts with `# bootstrap`, is renewed.
 
@@ -253,8 +254,9 @@ def stamp(address: str, folder: Path = NOTEBOOKS) -> list[Path]:
         nb = read(path)
         codes = (cell for cell in nb.cells if cell.cell_type == "code")
         cell = next((cell for cell in codes if cell.source.startswith("# bootstrap")), None)
-        if cell and cell.source != source:
+        if cell and (cell.source != source or not FOLDED.items() <= cell.metadata.items()):
             cell.source = source
+            cell.metadata.update(nbformat.from_dict(FOLDED))
             write(nb, path)
             changed.append(path)
     return changed
@@ -331,8 +333,8 @@ def run(path: Path, timeout: int = 600) -> bool:
 def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Make an executed notebook repeatable and readable in any viewer, in place.
 
-    Metadata is fixed, execution counts run 1…n, stderr goes, consecutive prints become one output, figures are stored
-    with a palette, and an output that holds a widget and its picture keeps the picture.
+    Metadata is fixed, the bootstrap cell folded, execution counts run 1…n, stderr goes, consecutive prints become one
+    output, figures are stored with a palette, and an output that holds a widget and its picture keeps the picture.
     """
     nb.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC, "language_info": LANGUAGE})
     nb.nbformat, nb.nbformat_minor = 4, 5
@@ -342,6 +344,8 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.pop("attachments", None)
         if cell.cell_type != "code":
             continue
+        if address_in(cell.source) is not None:
+            cell.metadata.update(nbformat.from_dict(FOLDED))
         ran = bool(cell.source.strip()) and cell.execution_count is not None
         count += ran
         cell.execution_count = count if ran else None

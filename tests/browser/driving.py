@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -92,6 +94,26 @@ def serve(folder, private):
             yield address
         finally:
             stop(process)
+
+
+@contextlib.contextmanager
+def lab(private, *extra):
+    """Run tools/lab.py in a copy of the course, as `make lab` does; yields the address it prints, and the copy."""
+    folder, home, port = private / "course", private / "home", free_port()
+    home.mkdir()
+    for name in ("tools", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    env = {key: value for key, value in os.environ.items() if not key.startswith("JUPYTER")}
+    env.update(HOME=str(home), JUPYTER_RUNTIME_DIR=str(home / "runtime"), JUPYTER_CONFIG_DIR=str(home / "config"))
+    command = [sys.executable, str(folder / "tools" / "lab.py"), "--port", str(port), "--no-browser", *extra]
+    log = private / "lab.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=env, cwd=private, stdout=out, stderr=out, start_new_session=True)
+    try:
+        wait_for_server(f"http://127.0.0.1:{port}", process, log)
+        yield re.search(rf"http://127\.0\.0\.1:{port}/\S+\?token=\w+", log.read_text())[0], folder
+    finally:
+        stop(process)
 
 
 def server_command(port, served):

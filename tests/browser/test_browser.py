@@ -77,6 +77,17 @@ def test_every_control_of_every_widget_works(path, page, course, shots):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_make_lab_opens_the_readers_first_notebook_and_asks_nothing(page, tmp_path):
+    """JupyterLab asks every newcomer whether they want its news; `make lab` has answered for them."""
+    with driving.lab(tmp_path, "--expose-app-in-browser") as (address, _):
+        page.goto(address)
+        page.wait_for_function("() => window.jupyterapp && window.jupyterapp.shell.currentWidget")
+        page.evaluate(driving.LISTEN, "my_notebooks/00_start_here.ipynb")  # returns when the kernel is idle
+        page.wait_for_timeout(3000)  # the question would come within one second of that
+        assert [toast.inner_text() for toast in page.query_selector_all(".Toastify__toast")] == []
+
+
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trials") / "notebooks"

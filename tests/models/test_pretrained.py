@@ -17,7 +17,7 @@ from titans_mini.train.experiments import Experiment
 from titans_mini.train.longtext import LongText
 from titans_mini.train.record import run_piece
 from titans_mini.viz.widgets import SurpriseStrip
-from titans_mini.viz.widgets.strip import COLUMNS, ROWS, STORY
+from titans_mini.viz.widgets.strip import COLUMNS, LINE, ROWS, STORY
 
 TEXT = "The naïve clock — stopped. " * 2
 SMALL = {"dim": 16, "heads": 1, "layers": 1, "chunk_size": 4, "memory_depth": 1, "norm": False, "residual": False}
@@ -93,6 +93,25 @@ def test_the_model_that_comes_along_learns_while_it_reads():
     assert f"{made['parameters']:,} weights" in card and ship.card("mag-novels", made, len(weights)) == card
 
 
+def test_every_button_of_the_trained_strip_shows_what_notebook_00_says_of_it():
+    strip = SurpriseStrip(STORY, model=pretrained.pretrained())
+    texts = {name: preset["text"] for name, preset in strip.presets.items()}
+    assert set(texts) == {"a stranger", "one line, ten times", "one changed word", "a rhyme"}
+    assert texts["a stranger"] == STORY and len(LINE) == COLUMNS
+    for text in texts.values():
+        assert len(text) <= COLUMNS * ROWS and "never trained" not in text
+    read = {name: [strip.read(text, writes)[0] for writes in (1.0, 0.0)] for name, text in texts.items()}
+    writing, frozen = (bits.view(10, -1).mean(1) for bits in read["one line, ten times"])
+    assert writing[9] < 0.3 * writing[0] and (writing.diff() < 0).all() and frozen[9] > 0.9 * frozen[0]
+    place = LINE.index("Exmoor")
+    before, changed = read["one changed word"][0].view(10, -1)[8:, place : place + 6].mean(1)
+    assert before < 0.5 and changed > 3
+    writing, frozen = (bits[-len(bits) // 4 :].mean() for bits in read["a rhyme"])
+    assert writing < 0.7 * frozen
+    strip.preset("a rhyme")
+    assert "1.2 (last)" in strip.alt_text and "5 bits or more" in strip.caption
+
+
 def test_what_is_too_large_or_unknown_is_refused(recorded, monkeypatch):
     experiment, pieces, shelf = recorded
     with pytest.raises(FileNotFoundError, match="got 'large', expected one of \\[\\]"):
@@ -156,7 +175,7 @@ def test_the_strip_is_read_by_a_model(model):
     strip = SurpriseStrip(TEXT, model=model)
     assert strip.values["theta"] == 1.0 and "writes × 1.00" in strip.alt_text and "bits" in strip.caption
     surprise, _ = strip.read(TEXT, 1.0)
-    torch.testing.assert_close(surprise, reading.read_text(model, TEXT)[0] / 8)
+    torch.testing.assert_close(surprise, reading.read_text(model, TEXT)[0])
     pictures = {strip.png}
     for change in ({"theta": 0.0}, {"theta": 2.0}, {"text": "", "theta": 1.0}, {"text": "🙂\ud800x"}):
         strip.set(**change)

@@ -59,7 +59,7 @@ def _snapshots(seed):
     names = ("to_qkv.weight", "to_gates.bias", "initial_weights.0", "memory.weights.0", "memory.momentum.0", "conv")
     cases = []
     for moving in (names[3:], names[4:5], ()):
-        before = {name: torch.randn(3, 4, generator=g) for name in names}
+        before = {name: (8 * torch.randn(3, 4, generator=g)).round() / 8 for name in names}  # sums without rounding
         after = {name: x.clone() for name, x in before.items()}
         for name in moving:
             after[name][1, 2] += 0.5  # one number is enough
@@ -67,6 +67,19 @@ def _snapshots(seed):
             after["conv"] = before["conv"].flip(0)  # the same numbers, in other places
         cases.append((before, after))
     return cases
+
+
+def _run_stream(fn, keys, values, theta):
+    """Run the learner's loop; where float32 meets float64, say where the float32 most likely came from."""
+    try:
+        return fn(keys, values, theta)
+    except RuntimeError as error:
+        if "dtype" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error}. Likely cause: torch.zeros makes float32 unless it is told otherwise, and the keys are "
+            f"{keys.dtype}. Start with torch.zeros(…, dtype=keys.dtype)."
+        ) from error
 
 
 def _stream_mutant(after=False, writes=True, late=0):
@@ -118,6 +131,14 @@ EXERCISES = (
                 lambda M, k, v: (k @ M - v).sum(),
                 "Errors of opposite sign cancel here. Square each difference before you sum.",
             ),
+            "sum first": (
+                lambda M, k, v: (k @ M - v).sum() ** 2,
+                "You sum first and square then, so errors of opposite sign cancel. Square each difference, then sum.",
+            ),
+            "no matrix product": (
+                lambda M, k, v: ((k * M - v) ** 2).sum(),
+                "`k * M` multiplies number by number. The memory's answer is a matrix product, k @ M, a vector.",
+            ),
         },
         hints=("What does the memory answer? `k @ M`, a vector.", "Subtract v, square, sum: `((…) ** 2).sum()`."),
         why="A sum over components, no ½, no root: ℓ(M; k, v) = ‖M(k) − v‖², equation (12).",
@@ -146,6 +167,21 @@ EXERCISES = (
             "no prediction": (
                 lambda M, k, v, theta: M + theta * 2 * torch.outer(k, v),
                 "You write all of v, also what the memory knew already. Write the error v − kM only.",
+            ),
+            "no key": (
+                lambda M, k, v, theta: M + theta * 2 * (v - k @ M),
+                "Every row of M gets the same error here. Each row is moved by its own number of the key: "
+                "torch.outer(k, error).",
+            ),
+            "number by number": (
+                lambda M, k, v, theta: M + theta * 2 * k * (v - k @ M),
+                "`k * error` pairs the numbers of the two and leaves a vector. Every number of the key meets every "
+                "number of the error: torch.outer(k, error), a matrix.",
+            ),
+            "loss": (
+                lambda M, k, v, theta: M - theta * ((k @ M - v) ** 2).sum(),
+                "You subtract the error's size, one number, from all of M. The step goes along its gradient, "
+                "2 kᵀ(kM − v), a matrix.",
             ),
             "no memory": (
                 lambda M, k, v, theta: theta * 2 * torch.outer(k, v - k @ M),
@@ -188,6 +224,24 @@ EXERCISES = (
                 lambda keys, values, theta: surprise_of_stream(keys, values, theta / 2),
                 "Your writes are half as large as they should be: the factor 2 of ∇ℓ = 2 kᵀ(kM − v) is missing.",
             ),
+            "default dtype": (
+                lambda keys, values, theta: surprise_of_stream(keys, values, theta).float(),
+                "Your numbers are right, but they came out as float32: torch.zeros and torch.tensor make that unless "
+                "they are told dtype=keys.dtype. Collect the numbers as they are and end with torch.stack.",
+            ),
+            "default dtype throughout": (
+                lambda keys, values, theta: surprise_of_stream(keys.float(), values.float(), theta),
+                "You read the keys as float32, and they are float64. Keep the dtype that you are given: "
+                "M starts as torch.zeros(…, dtype=keys.dtype).",
+            ),
+            "sign": (
+                lambda keys, values, theta: surprise_of_stream(keys, values, -theta),
+                "Your writes go up the gradient, so surprise grows. With the error as kM − v the write is subtracted.",
+            ),
+            "no square": (
+                lambda keys, values, theta: surprise_of_stream(keys, values, theta).sqrt(),
+                "This is the distance ‖kM − v‖. Surprise is its square: no root is left.",
+            ),
         },
         hints=(
             "Start with `M = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)` and a list.",
@@ -196,6 +250,7 @@ EXERCISES = (
         ),
         why="Predict, be surprised, write, in this order: token t is judged by M_{t−1}, which has not seen it.",
         tolerance=1e-9,
+        run=_run_stream,
     ),
     Exercise(
         name="00.4",
@@ -219,6 +274,11 @@ EXERCISES = (
                     name for name in before if not torch.isclose(before[name].sum(), after[name].sum(), atol=1e-4)
                 },
                 "You compare sums. Numbers that change places keep their sum; compare the tensors themselves.",
+            ),
+            "identity": (
+                lambda before, after: set(before),
+                "You name every tensor. `is` asks whether two names mean the same object, and a copy never does; "
+                "compare the numbers.",
             ),
             "memory only": (
                 lambda before, after: {name for name in before if name.startswith("memory.")},

@@ -18,7 +18,7 @@ from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
 COLUMNS, ROWS, WINDOW = 72, 10, 40
-NO_IDEA = 8  # bits per character, of 256 equally likely bytes
+BRIGHT = 5  # bits per character from which on a cell of a trained model is brightest: a guess among 32
 LONGEST = 2_000  # most characters read; the strip shows the first COLUMNS · ROWS
 LEARNING, FROZEN, RIGHT = "surprise, learning all along", "surprise, frozen halfway", "guessed right (dark)"
 RHYME = (  # traditional; only the beginning of each line is new
@@ -35,6 +35,7 @@ SENTENCE = (  # two lines of the strip, so that its repetitions align
     "A memory that was never trained reads this sentence once. It writes down"
     " what it did not expect. The second time there is little left to write. "
 )
+LINE = "Quimby Vorlat of Exmoor has a room upon the river and a dog called Zip. "  # one row of the strip
 STORY = (  # our own; attention to 64 pieces has forgotten the name each time that it comes back
     "It rained all that morning, and nobody in the village expected a visitor. When the old coach stopped before the "
     "inn, a tall gentleman stepped down from it, and gave his name as Quimby Vorlat. The landlady carried his bag up "
@@ -58,6 +59,17 @@ def _presets() -> dict[str, dict]:
     }
 
 
+def _trained_presets() -> dict[str, dict]:
+    """Return texts in which a reader sees what a trained model knew before, and what it wrote down while it read."""
+    texts = {
+        "a stranger": STORY,
+        "one line, ten times": LINE * 10,
+        "one changed word": LINE * 9 + LINE.replace("Exmoor", "London"),
+        "a rhyme": RHYME,
+    }
+    return {name: {"text": text, "theta": 1.0} for name, text in texts.items()}
+
+
 class SurpriseStrip(Explorer):
     """A text, coloured character by character by the surprise of a memory that learns while it reads.
 
@@ -77,11 +89,13 @@ class SurpriseStrip(Explorer):
         self, text: str = RHYME, theta: float | None = None, dim: int = 256, model: TitansLM | None = None
     ) -> None:
         """Start with `text`; see the class for the arguments."""
-        self.model, self.presets = model, _presets()
+        self.model = model
+        self.presets = _presets() if model is None else _trained_presets()
         if model is not None:
-            texts = {"a stranger": {"text": STORY}} | self.presets
-            self.presets = {name: preset | {"theta": 1.0} for name, preset in texts.items()}
-            self.caption += f" Surprise is in bits, divided by {NO_IDEA}."
+            self.caption = (
+                f"Dark: the model saw the character coming. Bright: it did not, {BRIGHT} bits or more, a guess among "
+                f"{2**BRIGHT}. The curve is the mean of the last {WINDOW} characters."
+            )
         self.unit = "θ" if model is None else "writes ×"
         self.text = text
         self.theta = theta if theta is not None else 0.15 if model is None else 1.0
@@ -109,13 +123,17 @@ class SurpriseStrip(Explorer):
         strip = draw.text_height(ROWS, COLUMNS)
         fig, (top, self.ax) = figure(7.2, strip + 1.75, 2, 1, height_ratios=[strip, 1.2])
         fig.get_layout_engine().set(rect=(0, 0, 0.98, 1))  # room for half a tick label on the right
-        self.grid = draw.text_grid(top, "", [], columns=COLUMNS, rows=ROWS, limit=1.0)
+        limit = 1.0 if self.model is None else float(BRIGHT)
+        self.grid = draw.text_grid(top, "", [], columns=COLUMNS, rows=ROWS, limit=limit)
         self.title = self.ax.set_title(" ", loc="left", fontsize=9.5)
-        self.ax.axhline(1, color=palette.MUTED, linewidth=1, linestyle=":")
+        self.ax.axhline(limit, color=palette.MUTED, linewidth=1, linestyle=":")
         self.curve = draw.line(self.ax, [], color=palette.SURPRISE)
         self.half = draw.marker(self.ax, 0, color=palette.FORGET)
-        self.ax.set(ylim=(0, 1.6), xlabel="character t", ylabel="surprise")
-        self.ax.set_yticks((0, 0.5, 1, 1.5), ("foreseen 0", "0.5", "no idea 1", "1.5"))
+        self.ax.set(ylim=(0, 1.6 * limit), xlabel="character t", ylabel="surprise")
+        if self.model is None:
+            self.ax.set_yticks((0, 0.5, 1, 1.5), ("foreseen 0", "0.5", "no idea 1", "1.5"))
+        else:
+            self.ax.set_yticks((0, 2, BRIGHT, 8), ("foreseen 0", "2", f"{BRIGHT} bits", "8"))
         return fig
 
     @torch.no_grad()
@@ -128,7 +146,7 @@ class SurpriseStrip(Explorer):
             frozen: stop learning halfway.
 
         Returns:
-            The surprise of every character (T,), and whether the memory's best guess was right (T,).
+            The surprise of every character (T,), with a model in bits, and whether the best guess was right (T,).
         """
         if (text, theta, frozen) == self._cache_key:
             return self._cached
@@ -138,8 +156,7 @@ class SurpriseStrip(Explorer):
         return self._cached
 
     def _read_trained(self, text: str, theta: float, frozen: bool) -> tuple[Tensor, Tensor]:
-        bits, right = read_text(self.model, text, theta, len(text) // 2 if frozen else None)
-        return bits / NO_IDEA, right
+        return read_text(self.model, text, theta, len(text) // 2 if frozen else None)
 
     def _read_untrained(self, text: str, theta: float, frozen: bool) -> tuple[Tensor, Tensor]:
         k, v = text_stream(text, self.net.dim)  # (1, 1, T, D)
@@ -172,10 +189,10 @@ class SurpriseStrip(Explorer):
             count += f" ({COLUMNS * ROWS} shown)"
         quarter = max(1, len(text) // 4)
         first, last = surprise[:quarter].mean(), surprise[-quarter:].mean()
-        return (
-            f"{count}; surprise {first:.2f} (first quarter), {last:.2f} (last); "
-            f"guessed right {right.float().mean():.0%}"
-        )
+        numbers = f"{first:.2f} (first quarter), {last:.2f} (last)"
+        if self.model is not None:
+            numbers = f"{first:.1f} bits (first quarter), {last:.1f} (last)"
+        return f"{count}; surprise {numbers}; guessed right {right.float().mean():.0%}"
 
     def alt(self, text: str, theta: float, colour: str) -> str:
         """Describe the change of surprise from the first quarter to the last."""
