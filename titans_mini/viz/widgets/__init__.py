@@ -2,9 +2,9 @@
 
 from titans_mini.viz.widgets.blame import BlameMap
 from titans_mini.viz.widgets.chunks import ChunkExplorer
+from titans_mini.viz.widgets.dataflow import DataflowExplorer
 from titans_mini.viz.widgets.desk import ForgettingDesk
 from titans_mini.viz.widgets.explorer import Explorer
-from titans_mini.viz.widgets.masks import MaskExplorer
 from titans_mini.viz.widgets.needle import NeedleMap
 from titans_mini.viz.widgets.recall import RecallMatrix
 from titans_mini.viz.widgets.roofline import Roofline
@@ -19,9 +19,9 @@ from titans_mini.viz.widgets.tiles import TileViewer
 __all__ = [
     "BlameMap",
     "ChunkExplorer",
+    "DataflowExplorer",
     "Explorer",
     "ForgettingDesk",
-    "MaskExplorer",
     "MemoryScrubber",
     "NeedleMap",
     "RecallMatrix",

@@ -1,4 +1,4 @@
-"""The mask explorer, without a kernel: every preset and control, and that the drawn masks are those of the library."""
+"""The dataflow explorer, without a kernel: its controls, and that the drawn paths are those of the library."""
 
 import ipywidgets
 import numpy as np
@@ -9,8 +9,8 @@ from matplotlib.colors import to_rgb
 
 from titans_mini import TitansConfig, TitansLM
 from titans_mini.viz import palette
-from titans_mini.viz.widgets import MaskExplorer
-from titans_mini.viz.widgets.masks import PERSISTENT, SIZES, VARIANTS, influence, visible
+from titans_mini.viz.widgets import DataflowExplorer
+from titans_mini.viz.widgets.dataflow import PERSISTENT, SIZES, VARIANTS, influence, visible
 
 T = 16
 CAUSAL = np.tri(T, dtype=bool)
@@ -18,7 +18,7 @@ CAUSAL = np.tri(T, dtype=bool)
 
 @pytest.fixture(scope="module")
 def made():
-    return MaskExplorer()
+    return DataflowExplorer(("mac", "mac literal", "mag", "swa"))
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def widget(made):
 
 
 def test_every_control_changes_the_picture_and_the_sentence(widget):
-    for name, value in {"variant": "swa", "query": 3, "size": 4}.items():
+    for name, value in {"output": 3, "size": 4}.items():
         widget.reset()
         picture, sentence = widget.png, widget.alt_text
         widget._controls[name].value = value
@@ -41,18 +41,29 @@ def test_the_presets_show_different_pictures_and_reset_returns(widget):
     for name in widget.presets:
         widget.preset(name)
         pictures[name] = widget.png
-    assert len(set(pictures.values())) == len(pictures) == 5
+    assert len(set(pictures.values())) == len(pictures) == 3
     widget.reset()
     assert widget.png == first and widget.alt_text == sentence
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_ends_of_every_slider(widget, variant):
+def test_what_is_drawn_is_what_may_be_used_and_what_was_measured(variant):
+    widget = DataflowExplorer((variant,))
+    panel, red = widget.panels[variant], np.array(to_rgb(palette.DIVERGED))
     for size in SIZES:
-        for query in (0, T - 1):
-            widget.set(variant=variant, query=query, size=size)
-            assert f"Mask of {variant}," in widget.alt_text and widget._message.value == ""
-            assert sum(bar.get_height() > 1e-3 for bar in widget.bars) == sum(widget.count(variant, query, size))
+        for output in (0, 8, T - 1):
+            widget.set(output=output, size=size)
+            sees = visible(variant, T, size)
+            lines = len(panel["lines"].get_segments())
+            assert lines == sum(int(mask[output].sum()) for name, mask in sees.items() if name != "M")
+            for name, cells in panel["cells"].items():
+                empty = np.zeros((T, T), bool)
+                filled = [cell.get_facecolor()[:3] != to_rgb(palette.PAPER) for cell in cells]
+                assert filled == sees.get(name, empty)[output].tolist()
+            assert sum(bar.get_height() > 1e-3 for bar in panel["bars"]) == sum(widget.count(variant, output, size))
+            future = [cell.get_facecolor()[:3] == tuple(red) for cells in panel["cells"].values() for cell in cells]
+            leaks = variant == "mac literal" and output % size < size - 1
+            assert any(future) == leaks == ("a leak" in widget.alt_text)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -109,31 +120,17 @@ def test_a_row_by_hand():
     assert list(visible("lmm", 8, 4)) == ["M"] and list(visible("transformer", 8, 4)) == ["S"]
 
 
-def test_the_future_is_dark_red_and_only_in_the_printed_form(widget):
-    red = np.array(to_rgb(palette.DIVERGED))
-    for variant in VARIANTS:
-        widget.set(variant=variant, query=8)
-        found = (widget.colours(variant, 8, 8) == red).all(-1)
-        bars = [bar.get_facecolor()[:3] == tuple(red) and bar.get_height() > 1e-3 for bar in widget.bars]
-        assert found.any() == any(bars) == (variant == "mac literal") == ("a leak" in widget.alt_text)
-        assert not np.delete(found, 8, 0).any()
-
-
-def test_fewer_variants_and_another_start():
-    few = MaskExplorer(("mag", "swa"), tokens=8, sizes=(4, 8))
-    assert few.values == {"variant": "mag", "query": 5, "size": 8}
-    assert list(few.presets) == ["a window", "a window and a memory"]
-
-
-def test_one_menu_and_two_sliders(widget):
+def test_two_sliders(widget):
     kinds = [type(control) for control in widget._controls.values()]
-    assert kinds == [ipywidgets.Dropdown, ipywidgets.IntSlider, ipywidgets.SelectionSlider]
+    assert kinds == [ipywidgets.IntSlider, ipywidgets.SelectionSlider]
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="expected some of mac"):
-        MaskExplorer(("mac", "rnn"))
+    with pytest.raises(ValueError, match="expected one to four of mac"):
+        DataflowExplorer(("mac", "rnn"))
+    with pytest.raises(ValueError, match="expected one to four of mac"):
+        DataflowExplorer(VARIANTS)
     with pytest.raises(ValueError, match="got 18 tokens"):
-        MaskExplorer(tokens=18)
+        DataflowExplorer(tokens=18)
     with pytest.raises(ValueError, match="got the variant 'rnn'"):
         visible("rnn", 8, 4)
