@@ -1,8 +1,9 @@
-"""Exercises of notebook 10: a window with a prefix, the mask of h, cutting at segments, and which outputs may move."""
+"""Exercises of notebook 10: a window with a prefix, the test for leaks, the mask of h, and one page through MAC."""
 
 import torch
 
 from titans_mini.exercises import Exercise
+from titans_mini.exercises.compare import Comparison, describe
 
 
 def prefix_window(T, window, P):
@@ -18,18 +19,29 @@ def h_mask(T, stride):
     return at <= torch.arange(T)[:, None]
 
 
-def cut(T, position, segment):
-    """Lengths of the parts of a call of T tokens after `position` older ones, each inside one segment: a list."""
-    parts = []
-    while T > 0:
-        part = min(T, segment - position % segment)
-        parts.append(part)
-        T, position = T - part, position + part
-    return parts
+def leaks(layer, x):
+    """All pairs (i, j), j > i, where a change of token j moves output i: a list. layer: (T, D) -> (T, D)."""
+    before, found = layer(x), []
+    for j in range(len(x)):
+        changed = x.clone()
+        changed[j] += 1
+        moved = (layer(changed) != before).any(-1)
+        found += [(i, j) for i in range(j) if moved[i]]
+    return found
+
+
+def mac_page(S, P, M, theta):
+    """One segment S (n, D) after persistent P (p, D) and memory M (D, D) -> outputs (n, D), M after it (D, D)."""
+    h, outputs = S @ M, []
+    for i in range(len(S)):
+        y = torch.cat([P, h[: i + 1], S[: i + 1]]).mean(0)
+        M = M - theta * 2 * torch.outer(y, y @ M - y)
+        outputs.append(y * (y @ M))
+    return torch.stack(outputs), M
 
 
 def may_move(T, segment, j, literal):
-    """Outputs of mac that may move when token j of T changes, as printed (literal) or causal: a list of positions."""
+    """Outputs of mac that may move when token j of T changes, as printed (literal) or causal: their positions."""
     first = j // segment * segment if literal else j
     return list(range(first, T))
 
@@ -42,12 +54,93 @@ def _h_cases(seed):
     return [(8, 2), (6, 3), (8 + 4 * (seed % 3), 4), (6, 1)]
 
 
-def _cut_cases(seed):
-    return [(10, 6, 4), (9 + seed % 3, 0, 4), (2, 5, 8), (9, 3, 3), (7, 4, 4)]
-
-
 def _move_cases(seed):
     return [(16, 4, 6, True), (16, 4, 6, False), (12, 4, 9 + seed % 2, True), (12, 6, 2, False)]
+
+
+def _mean_so_far(x):
+    return x.cumsum(0) / torch.arange(1, len(x) + 1, dtype=x.dtype)[:, None]
+
+
+def _page_mean(x):
+    """Every token gets the mean of its page of four, its own future included."""
+    return torch.cat([page.mean(0, keepdim=True).expand(len(page), -1) for page in x.split(4)])
+
+
+def _glance(size):
+    """The mean so far, and `size` times the next token."""
+    return lambda x: _mean_so_far(x) + size * torch.cat([x[1:], x[:1] * 0])
+
+
+def _leak_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(8, 3, generator=g, dtype=torch.float64)
+    return [(layer, x) for layer in (_page_mean, _mean_so_far, _glance(1.0), _glance(1e-7))]
+
+
+def _pairs(got, expected, tolerance):
+    """Compare pairs of positions: a list, a set, or a tensor (n, 2)."""
+    return _positions(got, expected, "pairs of positions, such as [(0, 3)]", lambda pair: tuple(int(i) for i in pair))
+
+
+def _places(got, expected, tolerance):
+    """Compare positions: a list, a range, a set, or a tensor."""
+    return _positions(got, expected, "positions, such as [4, 5, 6]", int)
+
+
+def _positions(got, expected, words, read):
+    try:
+        found = {read(item) for item in (got.tolist() if isinstance(got, torch.Tensor) else got)}
+    except (TypeError, ValueError):
+        return Comparison(float("inf"), f"got {describe(got)}, expected {words}.")
+    missing, extra = (sorted(a - b) for a, b in ((set(expected), found), (found, set(expected))))
+    if not missing and not extra:
+        return Comparison(0.0, None)
+    parts = [f"{name} {', '.join(map(str, some[:4]))}{', …' if len(some) > 4 else ''}"
+             for name, some in (("missing", missing), ("too many:", extra)) if some]  # fmt: skip
+    return Comparison(1.0, f"got {len(found)} of them, expected {len(expected)}: {'; '.join(parts)}.")
+
+
+def _poor_test(pairs=lambda i, j: j > i, tokens=range, moved=lambda a, b: (a != b).any(-1)):
+    """A mutant of `leaks`."""
+
+    def mutant(layer, x):
+        before, found = layer(x), []
+        for j in tokens(len(x)):
+            changed = x.clone()
+            changed[j] += 1
+            far = moved(layer(changed), before)
+            found += [(i, j) for i in range(len(x)) if pairs(i, j) and far[i]]
+        return found
+
+    return mutant
+
+
+def _page_cases(seed):
+    g = torch.Generator().manual_seed(seed)
+    return [
+        (*(torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (tokens, prefix, 3)), theta)
+        for tokens, prefix, theta in ((4, 2, 0.1), (1, 1, 0.25), (6, 3, 0.05))
+    ]
+
+
+def _poor_page(sees=lambda i, n: i + 1, own=True, write="y", before=False, running=False, prefix=True, step=2.0):
+    """A mutant of `mac_page`."""
+
+    def mutant(S, P, M, theta):
+        h, ys, memories, front = S @ M, [], [M], P if prefix else P[:0]
+        for i in range(len(S)):
+            if running:
+                h = torch.cat([h[:i], S[i : i + 1] @ M, h[i + 1 :]])
+            y = torch.cat([front, h[: sees(i, len(S))], S[: i + 1]]).mean(0)
+            written = y if write == "y" else S[i]
+            M = M - theta * step * torch.outer(written, written @ M - written)
+            ys.append(y)
+            memories.append(M)
+        reads = memories[:-1] if before else memories[1:] if own else [M] * len(S)
+        return torch.stack([y * (y @ read) for y, read in zip(ys, reads, strict=True)]), M
+
+    return mutant
 
 
 def _tokens(T, rule):
@@ -98,8 +191,55 @@ EXERCISES = (
         why="What is always visible is a column of True; what slides is a band below the diagonal.",
     ),
     Exercise(
+        name="10.2",
+        title="The test for leaks",
+        difficulty="medium",
+        minutes=12,
+        points=2,
+        solution=leaks,
+        cases=_leak_cases,
+        compare=_pairs,
+        mutants={
+            "the past": (
+                _poor_test(pairs=lambda i, j: j < i),
+                "You list outputs *after* the changed token: they are allowed to move. A leak is an output before it.",
+            ),
+            "itself": (
+                _poor_test(pairs=lambda i, j: j >= i),
+                "Output j may move when token j changes. A leak needs j > i.",
+            ),
+            "everything": (
+                _poor_test(pairs=lambda i, j: True),
+                "You list every output that moves. Keep those before the changed token, j > i.",
+            ),
+            "last token only": (
+                _poor_test(tokens=lambda T: [T - 1]),
+                "You change the last token only. A layer may leak at the end of its first page, and be clean there.",
+            ),
+            "neighbours only": (
+                _poor_test(pairs=lambda i, j: j == i + 1),
+                "You look one token ahead. A leak may reach further, through a whole page.",
+            ),
+            "about equal": (
+                _poor_test(moved=lambda a, b: ~torch.isclose(a, b).all(-1)),
+                "One of the layers leaks by 1e-7, and `isclose` lets it pass: a model would learn to amplify it. "
+                "Outputs before the change must be *equal*; nothing that they are made of has changed.",
+            ),
+            "swapped": (
+                lambda layer, x: [(j, i) for i, j in leaks(layer, x)],
+                "Your pairs are (changed token, output). First the output i, then the token j.",
+            ),
+        },
+        hints=(
+            "Call the layer once on x. Then, for each j, call it on a copy of x in which token j is another one.",
+            "`changed = x.clone(); changed[j] += 1`; `(layer(changed) != before).any(-1)` says which outputs moved.",
+            "Keep the outputs i < j that moved.",
+        ),
+        why="It needs no idea of where a leak could be. Every future reaches the past through some output.",
+    ),
+    Exercise(
         name="10.3",
-        title="The causal mask of h",
+        title="Mend: the mask of h",
         difficulty="easy",
         minutes=5,
         points=1,
@@ -108,7 +248,7 @@ EXERCISES = (
         mutants={
             "all": (
                 lambda T, s: torch.ones(T, len(range(0, T, s)), dtype=torch.bool),
-                "Everyone sees every h: the printed form, and the leak. h_j knows token j.",
+                "Not mended yet: everyone sees every h, the printed form and the leak. h_j knows token j.",
             ),
             "strict": (
                 lambda T, s: torch.arange(0, T, s) < torch.arange(T)[:, None],
@@ -135,39 +275,6 @@ EXERCISES = (
         why="An h is as old as the token that asked for it.",
     ),
     Exercise(
-        name="10.2",
-        title="Cut where segments end",
-        difficulty="medium",
-        minutes=10,
-        points=2,
-        solution=cut,
-        cases=_cut_cases,
-        mutants={
-            "position forgotten": (
-                lambda T, p, s: cut(T, 0, s),
-                "You cut as if the text began here. The first part only fills what is left of the current segment.",
-            ),
-            "rest lost": (
-                lambda T, p, s: [n for n in cut(T, p, s)[:1] + [s] * ((T - cut(T, p, s)[0]) // s) if n],
-                "The last tokens, which fill no whole segment, are lost: the parts must add up to T.",
-            ),
-            "empty first": (
-                lambda T, p, s: (lambda f: [f, *cut(T - f, 0, s)] if f < T else [T])(-p % s),
-                "At the start of a segment your first part is empty; there it is a whole segment, segment − 0.",
-            ),
-            "not limited": (
-                lambda T, p, s: (lambda f: [f, *cut(T - f, 0, s)])(s - p % s),
-                "A short call may end inside the segment: the first part is at most T.",
-            ),
-        },
-        hints=(
-            "`position % segment` tokens of the current segment are already there.",
-            "The first part: what is missing to the segment's end, but at most T.",
-            "Then whole segments, then the rest. A loop that moves `position` along does all three.",
-        ),
-        why="With this, one token at a time and a whole book at once meet the same segments.",
-    ),
-    Exercise(
         name="10.4",
         title="Which outputs may move",
         difficulty="medium",
@@ -175,6 +282,7 @@ EXERCISES = (
         points=2,
         solution=may_move,
         cases=_move_cases,
+        compare=_places,
         mutants={
             "no leak": (
                 lambda T, s, j, literal: list(range(j, T)),
@@ -203,5 +311,51 @@ EXERCISES = (
             "As printed: from the start of j's segment on, `j // segment * segment`.",
         ),
         why="This is the whole test for a leak: change a token, and look at what is earlier.",
+    ),
+    Exercise(
+        name="10.5",
+        title="Build: one page through MAC",
+        difficulty="hard",
+        minutes=20,
+        points=4,
+        solution=mac_page,
+        cases=_page_cases,
+        tolerance=1e-9,
+        mutants={
+            "h of the page": (
+                _poor_page(sees=lambda i, n: n),
+                "The first leak: your y_i is a mean over the h of the whole page. Token i may see h_j for j ≤ i.",
+            ),
+            "last memory for all": (
+                _poor_page(own=False),
+                "The second leak: every y asks the memory at the end of the page. Let y_i ask right after its own "
+                "write.",
+            ),
+            "both leaks": (
+                _poor_page(sees=lambda i, n: n, own=False),
+                "This is the printed form, with both leaks: h of the whole page in y, and the page's last memory for "
+                "everyone.",
+            ),
+            "writes the page": (
+                _poor_page(write="S"),
+                "You write the token S_i. Equation 24 writes y_i, what attention made of it.",
+            ),
+            "asks before": (
+                _poor_page(before=True),
+                "Your y_i asks the memory before its own write. Here it asks right after.",
+            ),
+            "h from the moving memory": (
+                _poor_page(running=True),
+                "Your h_i asks a memory that has already read part of this page. Equation 21 asks the one before it.",
+            ),
+            "no prefix": (_poor_page(prefix=False), "The persistent tokens are missing from your mean."),
+            "factor 2": (_poor_page(step=1.0), "A factor 2 is missing from the write: the loss is a square without ½."),
+        },
+        hints=(
+            "h needs no loop: `h = S @ M`, before anything is written.",
+            "In the loop: `y = torch.cat([P, h[: i + 1], S[: i + 1]]).mean(0)`.",
+            "Write first, `M = M - theta * 2 * torch.outer(y, y @ M - y)`, then append `y * (y @ M)`.",
+        ),
+        why="Eight lines are a MAC. The library adds heads, gates, momentum, chunks, and a softmax for the mean.",
     ),
 )

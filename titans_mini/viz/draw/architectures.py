@@ -38,7 +38,7 @@ def architecture(ax, variant: str, leaks: bool = False) -> None:
     if leaks and variant != "mac":
         raise ValueError(f"got leaks=True for {variant!r}, expected 'mac': the others are causal as printed")
     canvas(ax, WIDTH, HEIGHT)
-    title = "MAC · as printed" if leaks else TITLES[variant]
+    title = "MAC as the paper prints it" if leaks else TITLES[variant]
     _word(ax, 0.1, HEIGHT - 0.12, title, ha="left", va="top", fontsize=12, fontweight="bold")
     if variant == "mac":
         _mac(ax, leaks)
@@ -85,36 +85,37 @@ def _row(ax, x, y, count, name, edge=MUTED, fill=PAPER, hollow=False):
 
 
 def _persistent(ax, x, y):
-    return _row(ax, x, y, 2, "$p$", TRAINED, tint(TRAINED, 0.35))
+    return _row(ax, x, y, 2, "$p$, fixed", TRAINED, tint(TRAINED, 0.35))
 
 
 def _memory(ax, x, title, text):
-    box(ax, x, TOP, 1.42, 0.68, "learns", title, text)
+    box(ax, x, TOP, 1.52, 0.68, "learns", title, text)
 
 
 def _state(ax, start, end, label=""):
     arrow(ax, (start, TOP), (end, TOP), kind="state", label=label)
 
 
-def _mask(ax, x, y, columns):
-    """Draw whom each of the six tokens sees: a small picture, `columns` of pairs (width, sees(row, column), colour)."""
-    size, left = 0.07, x
+def _mask(ax, x, y, rows, columns, words="who sees\nwhom"):
+    """Draw whom each token sees, a row per token, centred below (x, y): `columns` of (width, sees(i, j), colour)."""
+    size, gap = 0.34 / rows, 0.04
+    left = x - (size * sum(width for width, *_ in columns) + gap * (len(columns) - 1)) / 2
     for width, sees, colour in columns:
-        for i in range(6):
+        for i in range(rows):
             for j in range(width):
-                face = colour if sees(i, j) else PAPER
-                style = {"facecolor": face, "edgecolor": GRID, "linewidth": 0.3}
+                style = {"facecolor": colour if sees(i, j) else PAPER, "edgecolor": GRID, "linewidth": 0.3}
                 ax.add_patch(Rectangle((left + j * size, y - (i + 1) * size), size, size, **style))
-        left += width * size + 0.035
+        left += width * size + gap
+    _word(ax, left + 0.05, y - 0.17, words, ha="left", fontsize=7.5)
 
 
 def _lmm(ax):
     for i in range(8):
         _row(ax, 1.6 + i * CELL, LOW, 1, "")
     _word(ax, 2.3, LOW - 0.25, "tokens $x$")
-    _state(ax, 0.1, 2.86)
-    _memory(ax, 3.6, "Memory", "of all tokens")
-    _state(ax, 4.34, 7.1)
+    _state(ax, 0.1, 2.82)
+    _memory(ax, 3.6, "Memory", "of all tokens so far")
+    _state(ax, 4.38, 7.1)
     _word(ax, 0.95, TOP + 0.22, r"$\mathcal{M}_{t-1}$")
     _word(ax, 6.2, TOP + 0.22, r"$\mathcal{M}_t$")
     arrow(ax, (3.0, LOW + 0.14), (3.36, TOP - 0.37), MEMORY)
@@ -127,23 +128,27 @@ def _lmm(ax):
 
 def _mac(ax, leaks):
     end = _persistent(ax, 0.22, LOW)
-    _row(ax, end + 0.16, LOW, 4, "$h$", MEMORY, tint(MEMORY, 0.3))
+    _row(ax, end + 0.16, LOW, 4, "answers $h$", MEMORY, tint(MEMORY, 0.3))
     _row(ax, end + 1.02, LOW, 4, "segment $S$")
+    right, low = end + 1.76, LOW - 0.42
+    ax.plot([0.1, 0.1, right, right], [low + 0.06, low, low, low + 0.06], color=page_mark(ax, MUTED), lw=1.2)
     arrow(ax, (end + 1.76, LOW), (2.66, LOW))
     box(ax, 3.22, LOW, 1.08, 0.62, "trained", "Attention", "one segment")
-    seen = ((1, lambda i, j: True, TRAINED), (6, lambda i, j: leaks or j <= i, MEMORY), (6, lambda i, j: j <= i, MUTED))
-    _mask(ax, 2.72, LOW - 0.38, seen)
+    triangle = (4, lambda i, j: j <= i, MUTED)
+    answers = (4, lambda i, j: leaks or j <= i, MEMORY)
+    words = "" if leaks else "who sees\nwhom"  # the leak's arrow runs there
+    _mask(ax, 3.22, LOW - 0.38, 4, ((2, lambda i, j: True, TRAINED), answers, triangle), words)
     arrow(ax, (3.78, LOW), (4.12, LOW))
     _row(ax, 4.26, LOW, 4, "$y$")
     arrow(ax, (5.0, LOW), (5.36, LOW))
     box(ax, 5.6, LOW, 0.44, 0.44, "trained", "⊗")
     arrow(ax, (5.84, LOW), (6.2, LOW))
     _row(ax, 6.34, LOW, 4, "outputs $o$")
-    _state(ax, 0.1, 0.56)
+    _state(ax, 0.1, 0.48)
     _memory(ax, 1.26, "Memory", "before the segment")
-    _state(ax, 1.98, 3.82)
-    _memory(ax, 4.54, "Memory", "after the segment" if leaks else "after each token")
-    _state(ax, 5.26, 7.1)
+    _state(ax, 2.04, 3.76)
+    _memory(ax, 4.54, "Memory", "after the segment" if leaks else "the same, later")
+    _state(ax, 5.32, 7.1)
     arrow(ax, (end + 1.36, LOW + 0.14), (1.62, TOP - 0.37), MEMORY)
     _word(ax, 2.16, 1.86, "① ask")
     arrow(ax, (1.1, TOP - 0.37), (end + 0.46, LOW + 0.14), MEMORY)
@@ -160,13 +165,13 @@ def _mag(ax):
     _row(ax, end + 0.1, LOW + 0.52, 6, "tokens $x$")
     end += 1.26
     arrow(ax, (end, LOW + 0.62), (2.86, TOP - 0.16), MEMORY, bend=-0.12)
-    _word(ax, 1.86, 2.46, "① write, ② ask")
+    _word(ax, 1.5, 2.44, "each token: ① writes, ② asks")
     arrow(ax, (end, LOW + 0.42), (2.96, LOW + 0.02))
-    box(ax, 3.6, LOW, 1.24, 0.62, "trained", "Attention", "last $w$ tokens")
-    _window(ax, 3.37, LOW - 0.38)
-    _state(ax, 0.1, 2.86)
-    _memory(ax, 3.6, "Memory", "of all tokens")
-    _state(ax, 4.34, 7.1)
+    box(ax, 3.6, LOW, 1.24, 0.62, "trained", "Attention", "last $w=3$ tokens")
+    _window(ax, 3.6)
+    _state(ax, 0.1, 2.82)
+    _memory(ax, 3.6, "Memory", "of all tokens so far")
+    _state(ax, 4.38, 7.1)
     arrow(ax, (4.0, TOP - 0.37), (4.84, LOW + 0.68), MEMORY)
     arrow(ax, (4.24, LOW + 0.08), (4.84, LOW + 0.4))
     box(ax, 5.12, LOW + 0.52, 0.5, 0.5, "trained", "⊗")
@@ -174,26 +179,27 @@ def _mag(ax):
     _row(ax, 5.9, LOW + 0.52, 6, "outputs $o$")
 
 
-def _window(ax, x, y, prefix=TRAINED):
-    _mask(ax, x, y, ((1, lambda i, j: True, prefix), (6, lambda i, j: i - 3 < j <= i, MUTED)))
+def _window(ax, x, prefix=TRAINED):
+    band = (6, lambda i, j: i - 3 < j <= i, MUTED)
+    _mask(ax, x, LOW - 0.38, 6, ((2, lambda i, j: True, prefix), band))
 
 
 def _mal(ax):
     end = _persistent(ax, 0.35, LOW)
     _row(ax, end + 0.1, LOW, 6, "tokens $x$")
     end += 1.24
-    _state(ax, 0.1, 1.86)
-    _memory(ax, 2.6, "Memory", "of all tokens")
-    _state(ax, 3.34, 7.1)
+    _state(ax, 0.1, 1.82)
+    _memory(ax, 2.6, "Memory", "of all tokens so far")
+    _state(ax, 3.38, 7.1)
     arrow(ax, (end - 0.25, LOW + 0.14), (2.3, TOP - 0.37), MEMORY)
-    _word(ax, 1.4, 2.06, "① write, ② ask")
+    _word(ax, 0.98, 2.06, "each token:\n① writes, ② asks")
     arrow(ax, (2.9, TOP - 0.37), (3.3, LOW + 0.2), MEMORY)
     arrow(ax, (end, LOW), (3.18, LOW))
-    _word(ax, 2.56, LOW + 0.13, "⚠ ours")
+    _word(ax, 2.56, LOW + 0.13, "⚠ our skip")
     _word(ax, 3.36, LOW, "+", fontsize=13, fontweight="bold")
     arrow(ax, (3.54, LOW), (3.86, LOW))
-    box(ax, 4.5, LOW, 1.24, 0.62, "trained", "Attention", "last $w$ tokens")
-    _window(ax, 4.27, LOW - 0.38, MEMORY)  # in front stands what the memory answers to p
+    box(ax, 4.5, LOW, 1.24, 0.62, "trained", "Attention", "last $w=3$ tokens")
+    _window(ax, 4.5, MEMORY)  # in front stands what the memory answers to p
     arrow(ax, (5.14, LOW), (5.6, LOW))
     _row(ax, 5.74, LOW, 6, "outputs $o$")
 
@@ -210,7 +216,7 @@ def _leaks(ax):
     for x in (h, y, o):
         ax.add_patch(Rectangle((x - CELL / 2, LOW - CELL / 2), CELL, CELL, fill=False, edgecolor=red, linewidth=2.2))
     bold = {"color": red, "fontweight": "bold"}
-    _word(ax, 0.1, 0.13, "leak 1: the second token sees the $h$ that the last token asked for", ha="left", **bold)
+    _word(ax, 0.1, 0.1, "leak 1: the second token sees the answer to the last token", ha="left", **bold)
     words = "leak 2: the memory that answers the second token\nhas read the whole segment"
     _word(ax, 7.1, 3.42, words, ha="right", **bold)
 
@@ -225,4 +231,4 @@ def _key(ax, attention):
         _word(ax, x + 0.22, y, words, ha="left")
         x += 0.52 + 0.078 * len(words)
     arrow(ax, (x - 0.1, y), (x + 0.3, y), kind="state")
-    _word(ax, x + 0.36, y, "its state, over time", ha="left")
+    _word(ax, x + 0.36, y, "the memory’s state", ha="left")
