@@ -1,5 +1,7 @@
 """The tiny language models beside a transformer of the same size: `python -m benchmarks.models`.
 
+With `--readers`, a training step of lesson 12's readers of novels instead, memories of depth 1 to 4 among them.
+
 Forward and backward of one batch, every architecture in turn in one process. A memory costs weights, so each variant is
 compared with a transformer whose feed-forward layer is widened to as many weights; ratios are to that transformer in
 the same round. It attends with PyTorch's causal kernel, which skips masked scores.
@@ -20,9 +22,11 @@ from benchmarks.measure import Times, measure, say
 from benchmarks.report import aligned, origin, stamp, write_json, write_text
 from titans_mini import TitansConfig, TitansLM
 from titans_mini.models.presets import count as weights
+from titans_mini.train.recipes import long_shapes
 
 TARGET = ROOT / "assets" / "results" / "models_cpu.json"
 RIVAL, TITANS, OTHERS = "transformer", ("mac", "mag", "mal", "lmm"), ("swa", "delta", "gated-delta")
+READERS = ROOT / "assets" / "results" / "readers_cpu.json"
 SHAPES = ((4, 2048), (4, 8192), (1, 2048), (1, 8192))  # B, T
 BARS = {2048: 2.0, 8192: 1.0}  # largest ratio to the transformer at this length and beyond
 
@@ -94,6 +98,19 @@ def report(results: dict) -> str:
     return "\n".join([results["command"], origin(results), note, "", table(results["rows"])])
 
 
+def readers(rounds: int) -> list[dict]:
+    """Time a training step of each reader of novels, 8 pieces of 256 tokens, in turn in one process."""
+    experiments = long_shapes()
+    B, T = len(experiments[0].task.forget), experiments[0].task.length
+    times = measure({e.name: call(e.model, B, T) for e in experiments}, rounds)
+    first = times[experiments[0].name].fastest
+    return [
+        {"variant": e.name, "B": B, "T": T, "weights": weights(e.model), "seconds": times[e.name].fastest,
+         "spread": times[e.name].spread, "ratio": times[e.name].fastest / first}
+        for e in experiments
+    ]  # fmt: skip
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Time every model, print the table, and write it with its hardware, date and commit.
 
@@ -103,9 +120,13 @@ def main(arguments: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__.splitlines()[0])
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--scale", type=int, default=1, help="divide all lengths, to try the script; no bar is judged then")
+    p.add_argument("--readers", action="store_true", help="a training step of lesson 12's readers of novels")
     p.add_argument("--json", type=Path, default=TARGET, help="where the results go; the table goes beside them")
     options = p.parse_args(arguments)
     torch.set_num_threads(1)
+    if options.readers:
+        results = stamp("python -m benchmarks.models --readers") | {"rows": readers(options.rounds)}
+        return write_json(READERS if options.json == TARGET else options.json, results)
     rows = []
     for B, T in ((B, T // options.scale) for B, T in SHAPES):
         calls = {name: call(config, B, T) for name, config in configs().items()}
