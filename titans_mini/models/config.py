@@ -25,7 +25,7 @@ OPEN = {
     "order": "the first version's figure and equation agree on it; only positions differ, the masks are causal in both",
     "long_term": "eq. 21 computes one h per token; the presets have half as many, as the second version does",
     "writes": "eq. 24 writes y; small models recall with x and their own h alone (lesson 12): set both for those",
-    "sees": "eq. 22 joins the answers to all tokens, so each may see those before it; own h alone let small models bind",
+    "sees": "eq. 22 joins all answers; a token may see those before it, and small models bind with their own alone",
     "literal": "the printed form leaks the future, and a language model must not",
     "mal_residual": "the second version names Samba, with residuals; without them all signals pass through the memory",
 }
