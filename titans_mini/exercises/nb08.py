@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: the share of S₀, a masked read, the end of a chunk, a coach in two calls, θC, one scan."""
+"""Exercises of notebook 08: the share of S₀, one scan for both, a masked read, a coach in two calls, and θC."""
 
 import torch
 
@@ -20,14 +20,6 @@ def masked_read(q, k, s, G, b, f, M, S):
     """Answers of a chunk: q, k, s (C, D), G (C, C), b, f (C,), its start M, S (D, D) -> (C, D)."""
     scores = (q @ k.T) * G
     return b[:, None] * (q @ M) + f[:, None] * (q @ S) - scores @ s
-
-
-def end_of_chunk(k, s, alpha, eta, M, S):
-    """Memory and momentum after the chunk: k, s (C, D), gates (C,), its start M, S (D, D) -> M_C, S_C."""
-    c = coefficients(alpha, eta)
-    M_C = c.b[-1] * M + c.f[-1] * S - k.T @ (c.G[-1][:, None] * s)
-    S_C = c.m[-1] * S - k.T @ (c.n[-1][:, None] * s)
-    return M_C, S_C
 
 
 def part_of_a_coach(k, v, theta, M, anchor, position, C):
@@ -84,11 +76,6 @@ def _read_cases(seed):
     return cases
 
 
-def _end_cases(seed):
-    randn = _randn(seed)
-    return [(randn(C, D), randn(C, D), *_gates(seed + C, C), randn(D, D), randn(D, D)) for C, D in SIZES]
-
-
 def _coach_cases(seed):
     randn, cases = _randn(seed), []
     for T, C, position in ((5, 4, 0), (3, 4, 2), (4, 3, 1)):  # from a door, across one, and from a seat to a seat
@@ -131,7 +118,7 @@ def _scan_cases(seed):
     return [(*_gates(seed + T, T), randn(T, 3)) for T in (2, 5, 8)]
 
 
-def _scan(keep=lambda alpha: 1 - alpha, fades=None, late=False, sign=-1.0, neighbours=False):
+def _scan(keep=lambda alpha: 1 - alpha, fades=None, late=False, sign=-1.0, neighbours=False, own=True, fresh=False):
     """A mutant of `scan_both`, token after token."""
 
     def mutant(alpha, eta, w):
@@ -143,7 +130,9 @@ def _scan(keep=lambda alpha: 1 - alpha, fades=None, late=False, sign=-1.0, neigh
                 M = S
             before = S
             S = eta_t * (fades(alpha_t) if fades else 1.0) * S + sign * w_t
-            M = keep(alpha_t) * M + (before if late else S)
+            taken = before if late else S if own else S - sign * w_t
+            taken = before + sign * w_t if fresh else taken
+            M = keep(alpha_t) * M + taken
             found.append((M, S))
         M, S = (torch.stack(x) for x in zip(*found, strict=True))
         return M, S
@@ -176,18 +165,6 @@ def _share(start=1.0, late=False, inside=False, keep=lambda a: 1 - a, momentum=l
     return mutant
 
 
-def _end(write=-1.0, S_keeps="m", row=-1, column=False, S_row="n"):
-    """A mutant of `end_of_chunk`."""
-
-    def mutant(k, s, alpha, eta, M, S):
-        c = coefficients(alpha, eta)
-        to_M, to_S = (x[:, row] if column else x[row] for x in (c.G, getattr(c, S_row)))
-        M_C = c.b[row] * M + c.f[row] * S + write * k.T @ (to_M[:, None] * s)
-        return M_C, getattr(c, S_keeps)[row] * S + write * k.T @ (to_S[:, None] * s)
-
-    return mutant
-
-
 EXERCISES = (
     Exercise(
         name="08.1",
@@ -212,6 +189,11 @@ EXERCISES = (
                 "That is b, what is left of M₀ in M. f asks for S₀, which is not in M at first: it flows in, by m_t at "
                 "each token, and fades from then on.",
             ),
+            "m for f": (
+                lambda alpha, eta: torch.cumprod(eta, 0),
+                "That is m, what is left of S₀ in S. At every token m_t is added to the book as well, and f is what "
+                "has gathered there.",
+            ),
             "η alone": (
                 _share(momentum=lambda e, m: e),
                 "You add η_t where m_t belongs: after t tokens the product of all η so far is left of S₀.",
@@ -234,6 +216,68 @@ EXERCISES = (
     ),
     Exercise(
         name="08.2",
+        title="One scan for memory and momentum",
+        difficulty="hard",
+        minutes=15,
+        points=3,
+        solution=scan_both,
+        cases=_scan_cases,
+        mutants={
+            "order": (
+                _scan_order,
+                "Your products of matrices stand in the wrong order. The later token acts last, so it stands on the "
+                "left: A[back:] @ A[:-back].",
+            ),
+            "α on S": (
+                _scan(fades=lambda alpha: 1 - alpha),
+                "You let α fade the momentum as well. The second row of a token's matrix is (0, η).",
+            ),
+            "momentum late": (
+                _scan(late=True),
+                "Your M takes the momentum of the token before. M_t = (1−α) M_{t−1} + S_t, and S_t contains η S_{t−1} "
+                "and this token's own write: both rows add −w.",
+            ),
+            "M misses its own write": (
+                _scan(own=False),
+                "This guest's own slip does not reach your M. M_t takes the whole of S_t, so −w is added to both rows.",
+            ),
+            "momentum not faded": (
+                _scan(fresh=True),
+                "Your M takes S_{t−1} before η has faded it. S_t = η S_{t−1} − w comes first, so the first row of the "
+                "matrix is (1−α, η).",
+            ),
+            "sign": (
+                _scan(sign=1.0),
+                "The sign: a write is subtracted, from S and so from M.",
+            ),
+            "no forgetting": (
+                _scan(keep=lambda alpha: 1.0),
+                "Your M forgets nothing. Its own share in the first row is 1 − α.",
+            ),
+            "swapped": (
+                lambda alpha, eta, w: scan_both(alpha, eta, w)[::-1],
+                "Right, in the other order: first M, then S.",
+            ),
+            "the forget share": (
+                _scan(keep=lambda alpha: alpha),
+                "You keep the share α of the memory. α is what is forgotten; 1 − α stays.",
+            ),
+            "one round": (
+                _scan(neighbours=True),
+                "You look one token back only. After one round an entry stands for two tokens: double the distance "
+                "and go on until it reaches the first token.",
+            ),
+        },
+        hints=(
+            "Step 1: what does one token do to the pair (M, S)? Four numbers, A = [[1−α, η], [0, η]], and it adds −w "
+            "to both.",
+            "Step 2: two tokens in a row are one: (A₂ A₁, z₂ + A₂ z₁). The later one stands on the left.",
+            "Step 3: double the distance. z = cat([z[:back], z[back:] + A[back:] @ z[:-back]]), then A likewise.",
+        ),
+        why="What is linear in its state can be scanned, a pair of states too. The rows of G are such products.",
+    ),
+    Exercise(
+        name="08.3",
         title="A masked read",
         difficulty="medium",
         minutes=10,
@@ -258,6 +302,21 @@ EXERCISES = (
                 "Your weights are Gᵀ: a query then reads the writes that come after it. Row t of G belongs to query t, "
                 "so G stays as it is.",
             ),
+            "the errors' side": (
+                lambda q, k, s, G, b, f, M, S: b[:, None] * (q @ M) + f[:, None] * (q @ S) - ((q @ s.T) * G) @ k,
+                "You compare the question with what the slips say. Compare it with their names, q @ k.T; what is added "
+                "up is s.",
+            ),
+            "M never fades": (
+                lambda q, k, s, G, b, f, M, S: masked_read(q, k, s, G, torch.ones_like(b), f, M, S),
+                "The old book answers as if nothing had been forgotten since. What is left of it for guest t is b_t.",
+            ),
+            "softmax": (
+                lambda q, k, s, G, b, f, M, S: (
+                    b[:, None] * (q @ M) + f[:, None] * (q @ S) - (torch.softmax(q @ k.T, -1) * G) @ s
+                ),
+                "You put the scores through a softmax. A matrix memory is linear: the scores count as they are.",
+            ),
             "no momentum": (
                 lambda q, k, s, G, b, f, M, S: masked_read(q, k, s, G, b, 0 * f, M, S),
                 "The momentum at the chunk's start is missing: f_t · q_t S₀.",
@@ -275,43 +334,6 @@ EXERCISES = (
             "b and f belong to rows: b[:, None] * (q @ M).",
         ),
         why="q_t (k_jᵀ s_j) = (q_t·k_j) s_j: the matrix in the middle is never needed.",
-    ),
-    Exercise(
-        name="08.3",
-        title="The end of a chunk",
-        difficulty="medium",
-        minutes=10,
-        points=2,
-        solution=end_of_chunk,
-        cases=_end_cases,
-        mutants={
-            "first column": (
-                _end(row=-1, column=True),
-                "You weigh the writes with a column of G and n. What is there after the last token is the last row.",
-            ),
-            "first row": (
-                _end(row=0),
-                "You took the first row: that is the memory after one token. The end is row −1, of b, f and m too.",
-            ),
-            "S forgets": (
-                _end(S_keeps="b"),
-                "S₀ fades by η alone: c.m[-1]. b holds the decay of M.",
-            ),
-            "G for S": (
-                _end(S_row="G"),
-                "You weigh the writes of the momentum with G. That is how much is in M; for S it is n.",
-            ),
-            "sign": (
-                _end(write=1.0),
-                "The sign: each write goes down, −k_jᵀ s_j.",
-            ),
-        },
-        hints=(
-            "After the last token the last rows count: c.b[-1], c.f[-1], c.G[-1] for M; c.m[-1], c.n[-1] for S.",
-            "A weighted sum of outer products is one product: k.T @ (weights[:, None] * s).",
-            "M_C = c.b[-1] * M + c.f[-1] * S − …, and S_C = c.m[-1] * S − … with c.n[-1].",
-        ),
-        why="Only the last row is needed: of C memories one is built.",
     ),
     Exercise(
         name="08.4",
@@ -373,6 +395,10 @@ EXERCISES = (
                 lambda C, theta: ((1 - 2 * theta) ** C, (1 - 2 * theta) ** C),
                 "You let the coach look at the book between two visits. All C of them see the error at the anchor.",
             ),
+            "the share learned": (
+                lambda C, theta: (2 * theta * C, 1 - (1 - 2 * theta) ** C),
+                "That is the share that the book has learned. What is left is 1 minus that.",
+            ),
             "the size": (
                 lambda C, theta: ((1 - 2 * theta * C).abs(), ((1 - 2 * theta) ** C).abs()),
                 "That is the size of the error. Keep its sign: below 0 the book says too much.",
@@ -384,50 +410,5 @@ EXERCISES = (
             "In the coach all C see the first error: 1 − 2θ, then −2θ again and again.",
         ),
         why="1 − 2θC leaves [−1, 1] where θC exceeds 1: the coach shoots past, and the next one further.",
-    ),
-    Exercise(
-        name="08.6",
-        title="One scan for memory and momentum",
-        difficulty="hard",
-        minutes=15,
-        points=3,
-        solution=scan_both,
-        cases=_scan_cases,
-        mutants={
-            "order": (
-                _scan_order,
-                "Your products of matrices stand in the wrong order. The later token acts last, so it stands on the "
-                "left: A[back:] @ A[:-back].",
-            ),
-            "α on S": (
-                _scan(fades=lambda alpha: 1 - alpha),
-                "You let α fade the momentum as well. The second row of a token's matrix is (0, η).",
-            ),
-            "momentum late": (
-                _scan(late=True),
-                "Your M takes the momentum of the token before. M_t = (1−α) M_{t−1} + S_t, and S_t contains η S_{t−1} "
-                "and this token's own write: both rows add −w.",
-            ),
-            "sign": (
-                _scan(sign=1.0),
-                "The sign: a write is subtracted, from S and so from M.",
-            ),
-            "the forget share": (
-                _scan(keep=lambda alpha: alpha),
-                "You keep the share α of the memory. α is what is forgotten; 1 − α stays.",
-            ),
-            "one round": (
-                _scan(neighbours=True),
-                "You look one token back only. After one round an entry stands for two tokens: double the distance "
-                "and go on until it reaches the first token.",
-            ),
-        },
-        hints=(
-            "Step 1: what does one token do to the pair (M, S)? Four numbers, A = [[1−α, η], [0, η]], and it adds −w "
-            "to both.",
-            "Step 2: two tokens in a row are one: (A₂ A₁, z₂ + A₂ z₁). The later one stands on the left.",
-            "Step 3: double the distance. z = cat([z[:back], z[back:] + A[back:] @ z[:-back]]), then A likewise.",
-        ),
-        why="What is linear in its state can be scanned, a pair of states too. The rows of G are such products.",
     ),
 )

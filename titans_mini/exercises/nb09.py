@@ -130,7 +130,7 @@ EXERCISES = (
             "anchored": (
                 _online(coupled=False),
                 "You leave out the other writes of the chunk, as the anchored rule does. Solve with "
-                "I + diag(2θ) (K Kᵀ ∘ G₋).",
+                "I + diag(2θ) (K Kᵀ ∘ G₋), which is a lower triangle: upper=False.",
             ),
             "the missing 2": (
                 _online(factor=1.0, right=1.0),
@@ -154,6 +154,23 @@ EXERCISES = (
             "columns": (
                 _online(columns=True),
                 "θ multiplies the columns of your matrix. Equation t carries θ_t: it belongs to rows, theta[:, None].",
+            ),
+            "no θ on the left": (
+                lambda k, wrong, theta, G_before: torch.linalg.solve_triangular(
+                    torch.eye(len(k), dtype=k.dtype) + 2 * (k @ k.T) * G_before,
+                    2 * theta[:, None] * wrong,
+                    upper=False,
+                ),
+                "θ is missing in the matrix. The whole error of guest t is multiplied by 2θ_t, also the part that "
+                "comes from earlier slips.",
+            ),
+            "no names": (
+                lambda k, wrong, theta, G_before: torch.linalg.solve_triangular(
+                    torch.eye(len(k), dtype=k.dtype) + 2 * theta[:, None] * G_before,
+                    2 * theta[:, None] * wrong,
+                    upper=False,
+                ),
+                "You forgot how much the names sound alike: G₋ is multiplied by (K Kᵀ), entry by entry.",
             ),
             "sign": (
                 _online(sign=-1.0),
@@ -190,6 +207,16 @@ EXERCISES = (
                 _writes(0, lambda k, v, theta, M, ds: torch.zeros_like(k)),
                 "The keys get no gradient. They were asked of the book: k M, so dk comes back through Mᵀ.",
             ),
+            "the wrong sign": (
+                lambda k, v, theta, M, ds: tuple(
+                    x * sign for x, sign in zip(writes_backward(k, v, theta, M, ds), (-1, 1, 1, -1), strict=True)
+                ),
+                "The sign of dk and dM: in the error kM − v the product stands with a plus.",
+            ),
+            "the step left out": (
+                lambda k, v, theta, M, ds: (ds @ M.mT, *writes_backward(k, v, theta, M, ds)[1:3], k.mT @ ds),
+                "On the way from ds to kM there is a factor 2θ, the same that dv has already.",
+            ),
             "M not transposed": (
                 _writes(0, lambda k, v, theta, M, ds: 2 * theta[:, None] * ds @ M),
                 "dk goes through M itself. The way back is the transpose: d_error @ M.mT.",
@@ -197,6 +224,10 @@ EXERCISES = (
             "v with the wrong sign": (
                 _writes(1, lambda k, v, theta, M, ds: 2 * theta[:, None] * ds),
                 "The sign of dv: the error is kM − v.",
+            ),
+            "dM transposed": (
+                _writes(3, lambda k, v, theta, M, ds: (2 * theta[:, None] * ds).mT @ k),
+                "Your dM is transposed: the book is letters by hooks, so the key comes first, k.mT @ d_error.",
             ),
             "θ of the write": (
                 _writes(2, lambda k, v, theta, M, ds: (2 * theta[:, None] * (k @ M - v) * ds).sum(-1)),
@@ -212,7 +243,7 @@ EXERCISES = (
             "With d_error = 2θ ds: v gets −d_error, and k M is a product like any other.",
             "dk = d_error @ M.mT, dM = k.mT @ d_error, dθ = the sum over D of 2(kM − v) ds.",
         ),
-        why="This path, through the errors into the anchor, is where the outer loop learns what to write.",
+        why="This path, through the errors into the anchor, carries the blame for the answers of the old book.",
     ),
     Exercise(
         name="09.3",
@@ -235,6 +266,30 @@ EXERCISES = (
                 _solve(lower=False),
                 "dA has entries above the diagonal or on it. Nothing was read there: keep the strictly lower part.",
             ),
+            "the diagonal too": (
+                lambda A, r, ds: (
+                    (-solve_backward(A, r, ds)[1] @ torch.linalg.solve(A, r).mT).tril(),
+                    solve_backward(A, r, ds)[1],
+                ),
+                "dA has entries on the diagonal. The ones there are fixed, A is read strictly below: tril(-1).",
+            ),
+            "ds for dr": (
+                lambda A, r, ds: (
+                    (-ds @ torch.linalg.solve_triangular(A, r, upper=False, unitriangular=True).mT).tril(-1),
+                    solve_backward(A, r, ds)[1],
+                ),
+                "You put ds into dA. The gradient reaches A after it has come through the solve: dA = −dr sᵀ.",
+            ),
+            "dA transposed": (
+                lambda A, r, ds: (
+                    (
+                        -torch.linalg.solve_triangular(A, r, upper=False, unitriangular=True)
+                        @ solve_backward(A, r, ds)[1].mT
+                    ).tril(-1),
+                    solve_backward(A, r, ds)[1],
+                ),
+                "Your dA is transposed: entry (t, j) of A took s_j into equation t, so it is −dr_t · s_j, dA = −dr sᵀ.",
+            ),
             "r for s": (
                 _solve(by_r=True),
                 "You multiply dr by r. The matrix met the solution s, so dA = −dr sᵀ.",
@@ -251,8 +306,8 @@ EXERCISES = (
         name="09.4",
         title="Operations, as a curve",
         difficulty="easy",
-        minutes=8,
-        points=2,
+        minutes=5,
+        points=1,
         solution=times_attention,
         cases=_times_cases,
         mutants={

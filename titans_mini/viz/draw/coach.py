@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from titans_mini.viz.draw.arrays import as_array, heatmap
+from titans_mini.viz.draw.grammar import page_mark, tint
 from titans_mini.viz.draw.series import Bars, bars, line
-from titans_mini.viz.palette import DIVERGED, FORGET, KEY, MEMORY, MUTED, SURPRISE
+from titans_mini.viz.palette import DIVERGED, INK, MEMORY, MUTED, SURPRISE
 from titans_mini.viz.picture import legend
 
 
@@ -44,7 +45,7 @@ def write_lives(axes, shares, starts: Sequence[int]) -> None:
     heatmap(left, shares, signed=False, colorbar=True, xlabel="slip of guest j", ylabel="book after guest t")
     for j, style in zip(starts, ("-", "--", ":"), strict=False):
         line(right, shares[j:, j], range(j, tokens), ls=style, label=f"written by guest {j}")
-    right.set(xlabel="guest t", ylabel="share in the book", ylim=(0, 1.45 * shares.max()), xlim=(-1, tokens))
+    right.set(xlabel="guest t", ylabel="weight in the book", ylim=(0, 1.45 * shares.max()), xlim=(-1, tokens))
     legend(right, loc="upper right")
 
 
@@ -75,7 +76,7 @@ def error_curves(ax, sizes, curves: Mapping[float, tuple]) -> None:
     """
     for (theta, (coach, queue)), style in zip(curves.items(), ("-", "--"), strict=False):
         line(ax, coach, sizes, color=SURPRISE, ls=style, label=f"coach, θ = {theta}")
-        line(ax, queue, sizes, color=MEMORY, ls=style, label=f"queue, θ = {theta}")
+        line(ax, queue, sizes, color=MEMORY, ls=style, marker="o", ms=3.5, label=f"queue, θ = {theta}")
     ax.axhspan(-2.4, -1, color=DIVERGED, alpha=0.12, lw=0)
     ax.text(1, -1.8, "worse than before: the next\ncoach is further off still", fontsize=9, va="center")
     ax.set(xlabel="visits C of the same guest", ylabel="share of the error left", ylim=(-2.4, 1.9))
@@ -94,11 +95,11 @@ def reading_curves(axes, sizes: Sequence[int], trained: Mapping[str, tuple], ran
     left, right = axes
     for (name, distance), style in zip(random.items(), (":", "--"), strict=False):
         line(left, distance[1:], sizes[1:], color=MUTED, ls=style, label=f"random, {name}")
-    looks = zip((MEMORY, KEY, SURPRISE), "osD", strict=True)
+    looks = zip((MEMORY, tint(MEMORY, 0.5), page_mark(left, INK)), "osD", strict=True)
     for (name, (share, distance)), (color, mark) in zip(trained.items(), looks, strict=False):
         look = {"color": color, "marker": mark, "ms": 4.5}
         line(left, distance[1:], sizes[1:], **look)
-        line(right, share, sizes, label=f"trained {name}", **look)
+        line(right, share, sizes, label=name, **look)
     for ax, where in ((left, "lower right"), (right, "lower left")):
         ax.set(xscale="log", xlabel="read with chunks of C tokens", xticks=sizes, xticklabels=sizes)
         ax.minorticks_off()
@@ -117,7 +118,7 @@ def counted_and_timed(ax, lengths: Sequence[int], counted, timed) -> None:
         timed: (N,) ratio of times.
     """
     line(ax, counted, lengths, color=MUTED, ls=":", marker="s", label="operations")
-    line(ax, timed, lengths, color=FORGET, marker="^", label="recorded time")
+    line(ax, timed, lengths, color=page_mark(ax, INK), marker="^", label="recorded time")
     ax.set(xscale="log", yscale="log", xlabel="tokens T", title="attention over chunks")
     ax.set_xticks(lengths, [f"{T:,}" for T in lengths])
     ax.set_yticks([2, 5, 10, 20, 40], ["2", "5", "10", "20", "40"])
@@ -132,7 +133,7 @@ def chunk_bowl(ax, times: Mapping[str, Mapping[int, float]]) -> None:
         ax: Axes to draw on.
         times: name → C → microseconds per token; two forms or fewer.
     """
-    for (name, found), (color, mark) in zip(times.items(), ((MEMORY, "o"), (KEY, "s")), strict=False):
+    for (name, found), (color, mark) in zip(times.items(), ((MEMORY, "o"), (tint(MEMORY, 0.5), "s")), strict=False):
         sizes = sorted(found)
         line(ax, [found[C] for C in sizes], sizes, color=color, marker=mark, label=name)
     most = max(max(found.values()) for found in times.values())

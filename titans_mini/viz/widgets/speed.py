@@ -10,10 +10,10 @@ from titans_mini.viz import figure, palette
 from titans_mini.viz.widgets.explorer import Explorer
 
 FORMS = {  # name → provider and network of the recorded rows, colour
-    "the loop": ("recurrence", "matrix", palette.SURPRISE),
-    "attention": ("sdpa", None, palette.FORGET),
-    "chunks, MLP": ("chunked", "mlp4", palette.VALUE),
-    "exact rule": ("online", "matrix", palette.KEY),
+    "the loop": ("recurrence", "matrix", palette.MEMORY),
+    "attention": ("sdpa", None, palette.MUTED),
+    "chunks, MLP": ("chunked", "mlp4", palette.MEMORY),
+    "exact rule": ("online", "matrix", palette.MEMORY),
     "chunks": ("chunked", "matrix", palette.MEMORY),
 }
 PASSES = {"forward": "forward", "forward and backward": "both"}
