@@ -56,6 +56,14 @@ def test_heatmap_wants_two_axes(shape):
         fresh(draw.heatmap, np.zeros(shape))
 
 
+def test_kinds_have_the_colours_that_they_are_given_and_kind_zero_has_none():
+    _, ax = figure(3, 2)
+    draw.kinds(ax, torch.tensor([[0, 1], [2, 0]]), (palette.KEY, palette.DIVERGED), title="a mask", grid=True)
+    cells = ax.images[0].get_array().reshape(-1, 3)
+    assert hexes(cells) == [palette.PAPER, palette.KEY, palette.DIVERGED, palette.PAPER]
+    assert ax.get_title() == "a mask"
+
+
 def test_heatmap_keeps_its_shape():
     _, _, handle = fresh(draw.heatmap, np.zeros((2, 3)))
     with pytest.raises(ValueError, match="expected"):

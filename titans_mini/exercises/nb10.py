@@ -75,17 +75,31 @@ def _glance(size):
 def _leak_cases(seed):
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(8, 3, generator=g, dtype=torch.float64)
-    return [(layer, x) for layer in (_page_mean, _mean_so_far, _glance(1.0), _glance(1e-7))]
+    lopsided = torch.tensor([1.0, -1, 0], dtype=x.dtype)  # a leak that leaves one component alone
+    return [(layer, x) for layer in (_page_mean, _mean_so_far, _glance(1.0), _glance(lopsided), _glance(1e-7))]
 
 
 def _pairs(got, expected, tolerance):
-    """Compare pairs of positions: a list, a set, or a tensor (n, 2)."""
-    return _positions(got, expected, "pairs of positions, such as [(0, 3)]", lambda pair: tuple(int(i) for i in pair))
+    """Compare pairs of positions: a list, a set, a tensor (n, 2), or a mask (T, T)."""
+    if isinstance(got, torch.Tensor) and got.dtype == torch.bool and got.ndim == 2:
+        got = got.nonzero()
+    return _positions(got, expected, "pairs of positions, such as [(0, 3)]", _pair)
+
+
+def _pair(item):
+    i, j = item
+    return int(i), int(j)
+
+
+def _place(item):
+    if isinstance(item, bool):
+        raise TypeError("a truth value is no position")
+    return int(item)
 
 
 def _places(got, expected, tolerance):
     """Compare positions: a list, a range, a set, or a tensor."""
-    return _positions(got, expected, "positions, such as [4, 5, 6]", int)
+    return _positions(got, expected, "positions, such as [4, 5, 6]", _place)
 
 
 def _positions(got, expected, words, read):
@@ -124,21 +138,28 @@ def _page_cases(seed):
     ]
 
 
-def _poor_page(sees=lambda i, n: i + 1, own=True, write="y", before=False, running=False, prefix=True, step=2.0):
+def _sight(P, h, S, i):
+    return torch.cat([P, h[: i + 1], S[: i + 1]]).mean(0)
+
+
+def _poor_page(look=_sight, value=None, write="y", read="own", anchor="own", step=2.0, turn=False,
+               combine=torch.mul, running=False):  # fmt: skip
     """A mutant of `mac_page`."""
 
     def mutant(S, P, M, theta):
-        h, ys, memories, front = S @ M, [], [M], P if prefix else P[:0]
+        h, ys, memories = S @ M, [], [M]
         for i in range(len(S)):
             if running:
                 h = torch.cat([h[:i], S[i : i + 1] @ M, h[i + 1 :]])
-            y = torch.cat([front, h[: sees(i, len(S))], S[: i + 1]]).mean(0)
-            written = y if write == "y" else S[i]
-            M = M - theta * step * torch.outer(written, written @ M - written)
+            y = look(P, h, S, i)
+            key = y if write == "y" else S[i]
+            error = key @ (memories[0] if anchor == "page" else M) - (key if value is None else S[i])
+            slip = torch.outer(key, error)
+            M = M - theta * step * (slip.mT if turn else slip)
             ys.append(y)
             memories.append(M)
-        reads = memories[:-1] if before else memories[1:] if own else [M] * len(S)
-        return torch.stack([y * (y @ read) for y, read in zip(ys, reads, strict=True)]), M
+        reads = {"own": memories[1:], "before": memories[:-1], "page": memories[:1] * len(S), "end": [M] * len(S)}
+        return torch.stack([combine(y, y @ m) for y, m in zip(ys, reads[read], strict=True)]), M
 
     return mutant
 
@@ -181,6 +202,51 @@ EXERCISES = (
             "prefix in the window": (
                 lambda T, w, P: (lambda d: (d >= 0) & (d < w))(torch.arange(T)[:, None] + P - torch.arange(P + T)),
                 "The prefix slides out of your window. It is always visible: its columns are all True.",
+            ),
+            "prefix hidden": (
+                lambda T, w, P: prefix_window(T, w, P) & (torch.arange(P + T) >= P),
+                "Your persistent tokens are hidden. Everybody may see them: P columns of True.",
+            ),
+            "no prefix": (
+                lambda T, w, P: prefix_window(T, w, 0),
+                "The columns of the persistent tokens are missing: P of them, before those of the tokens.",
+            ),
+            "prefix pays": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d >= 0) & (d < w - P)),
+                "You take P off the window. The prefix comes on top of it: every token still sees `window` tokens.",
+            ),
+            "one triangle": (
+                lambda T, w, P: torch.ones(T, P + T, dtype=torch.bool).tril(),
+                "One triangle over prefix and tokens starts too early: row 0 must see the whole prefix and itself.",
+            ),
+            "one too few": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d >= 0) & (d < w - 1)),
+                "Your window is one token too short: a token counts itself, so distances go from 0 to window − 1.",
+            ),
+            "not itself": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d > 0) & (d < w)),
+                "A token must see itself: distance 0 belongs to the window.",
+            ),
+            "before itself": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d > 0) & (d <= w)),
+                "Your window ends just before the token. It sees itself and the window − 1 tokens before it.",
+            ),
+            "later tokens": (
+                lambda T, w, P: _window(T, w, P, lambda d: (d <= 0) & (d > -w)),
+                "Your window looks into the future. Rows are queries and columns are keys: distance is row minus "
+                "column.",
+            ),
+            "turned round": (
+                lambda T, w, P: ~prefix_window(T, w, P),
+                "Turned round: True says that the query sees the key, False that it does not.",
+            ),
+            "numbers": (
+                lambda T, w, P: prefix_window(T, w, P).float(),
+                "The right pattern in numbers. A mask is made of booleans: `dtype=torch.bool`, or a comparison.",
+            ),
+            "scores": (
+                lambda T, w, P: torch.zeros(T, P + T).masked_fill(~prefix_window(T, w, P), -torch.inf),
+                "These are numbers to add to scores. Return the booleans that they are made from.",
             ),
         },
         hints=(
@@ -225,6 +291,25 @@ EXERCISES = (
                 "One of the layers leaks by 1e-7, and `isclose` lets it pass: a model would learn to amplify it. "
                 "Outputs before the change must be *equal*; nothing that they are made of has changed.",
             ),
+            "threshold": (
+                _poor_test(moved=lambda a, b: ((a - b).abs() > 1e-6).any(-1)),
+                "One of the layers leaks by 1e-7, and your threshold lets it pass. Nothing that an earlier output is "
+                "made of has changed, so ask for equality: `!=`.",
+            ),
+            "all components": (
+                _poor_test(moved=lambda a, b: (a != b).all(-1)),
+                "You ask that *all* components of an output move. One is enough: `.any(-1)`.",
+            ),
+            "anything moved": (
+                lambda layer, x: [(i, j) for j in range(len(x)) for i in range(j)],
+                "You list every earlier output. Do your changes pile up? Start each j from a fresh `x.clone()`. Or do "
+                "you compare whole results? Compare output by output, `.any(-1)`.",
+            ),
+            "nothing": (
+                lambda layer, x: [],
+                "You find no leak at all, and four of the five layers have one. Does your change reach the layer? "
+                "Compare `layer(changed)` with `layer(x)`.",
+            ),
             "swapped": (
                 lambda layer, x: [(j, i) for i, j in leaks(layer, x)],
                 "Your pairs are (changed token, output). First the output i, then the token j.",
@@ -262,6 +347,27 @@ EXERCISES = (
                 lambda T, s: h_mask(T, s).mT,
                 "Transposed: one row for each query, one column for each h.",
             ),
+            "future only": (
+                lambda T, s: torch.arange(0, T, s) >= torch.arange(T)[:, None],
+                "The wrong way round: you show a token the answers to later ones. An h is visible from its token on.",
+            ),
+            "the latest only": (
+                lambda T, s: h_mask(T, s) & (torch.arange(T)[:, None] < torch.arange(0, T, s) + s),
+                'You keep the latest h only. That is a choice that section 6 meets (`sees="own"`); here a token sees '
+                "all h up to its own.",
+            ),
+            "stride over": (
+                lambda T, s: torch.arange(0, T, s) + s - 1 <= torch.arange(T)[:, None],
+                "You wait until the stride is over. An h knows the token that asked, and may be seen from it on.",
+            ),
+            "one h late": (
+                lambda T, s: torch.arange(0, T, s) + s <= torch.arange(T)[:, None],
+                "One h late: each becomes visible only when the next one comes.",
+            ),
+            "turned round": (
+                lambda T, s: ~h_mask(T, s),
+                "Turned round: True says that the query sees the h.",
+            ),
             "one per token": (
                 lambda T, s: h_mask(T, 1),
                 "One h per token: with a stride there are fewer, at tokens 0, stride, 2·stride, ….",
@@ -277,9 +383,9 @@ EXERCISES = (
     Exercise(
         name="10.4",
         title="Which outputs may move",
-        difficulty="medium",
-        minutes=8,
-        points=2,
+        difficulty="easy",
+        minutes=5,
+        points=1,
         solution=may_move,
         cases=_move_cases,
         compare=_places,
@@ -300,9 +406,38 @@ EXERCISES = (
                 lambda T, s, j, literal: list(range(0 if literal else j, T)),
                 "Not even the printed form reaches earlier segments: they were finished before this one began.",
             ),
+            "swapped": (
+                lambda T, s, j, literal: list(range(j if literal else j // s * s, T)),
+                "The two cases are swapped: it is the printed form, literal=True, that reaches back.",
+            ),
+            "the whole text": (
+                lambda T, s, j, literal: list(range(T)),
+                "You list every output. Those of earlier segments were finished before token j was read.",
+            ),
+            "the segment alone": (
+                lambda T, s, j, literal: list(range(j // s * s, min(T, j // s * s + s))),
+                "You list j's segment in both cases. The memory goes on into later segments, and the causal form "
+                "moves nothing before j.",
+            ),
+            "the leak alone": (
+                lambda T, s, j, literal: list(range(j // s * s, j)) if literal else [],
+                "You list what must not move. Asked is all that may: j itself and what follows belong to it.",
+            ),
+            "itself alone": (
+                lambda T, s, j, literal: [j],
+                "More than output j moves: later tokens of the segment see token j, and the memory remembers it.",
+            ),
+            "later segments": (
+                lambda T, s, j, literal: list(range((j // s + 1) * s, T)),
+                "Within its own segment token j moves outputs too, through attention.",
+            ),
+            "not itself": (
+                lambda T, s, j, literal: [t for t in range(j // s * s if literal else j, T) if t != j],
+                "Output j is missing: a token is read before its own output.",
+            ),
             "only later": (
                 lambda T, s, j, literal: list(range(j // s * s if literal else j + 1, T)),
-                "Output j itself may move: a token is read before its own output.",
+                "In the causal form output j itself may move: a token is read before its own output.",
             ),
         },
         hints=(
@@ -323,32 +458,109 @@ EXERCISES = (
         tolerance=1e-9,
         mutants={
             "h of the page": (
-                _poor_page(sees=lambda i, n: n),
+                _poor_page(lambda P, h, S, i: torch.cat([P, h, S[: i + 1]]).mean(0)),
                 "The first leak: your y_i is a mean over the h of the whole page. Token i may see h_j for j ≤ i.",
             ),
             "last memory for all": (
-                _poor_page(own=False),
+                _poor_page(read="end"),
                 "The second leak: every y asks the memory at the end of the page. Let y_i ask right after its own "
                 "write.",
             ),
             "both leaks": (
-                _poor_page(sees=lambda i, n: n, own=False),
+                _poor_page(lambda P, h, S, i: torch.cat([P, h, S[: i + 1]]).mean(0), read="end"),
                 "This is the printed form, with both leaks: h of the whole page in y, and the page's last memory for "
                 "everyone.",
+            ),
+            "everything": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, h, S]).mean(0)),
+                "Your y_i is a mean over the whole page, its future included. Of h and of S it may see j ≤ i.",
+            ),
+            "no prefix": (
+                _poor_page(lambda P, h, S, i: _sight(P[:0], h, S, i)),
+                "The persistent tokens are missing from your mean.",
+            ),
+            "no h": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, S[: i + 1]]).mean(0)),
+                "The answers h are missing from your mean: this clerk never listens to the memory.",
+            ),
+            "no page": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, h[: i + 1]]).mean(0)),
+                "The page itself, S_j for j ≤ i, is missing from your mean.",
+            ),
+            "own h only": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, h[i : i + 1], S[: i + 1]]).mean(0)),
+                "Your token sees only its own h. Here it sees those of earlier tokens too, h_j for j ≤ i.",
+            ),
+            "strict": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, h[:i], S[:i]]).mean(0)),
+                "One too few: j ≤ i includes token i itself. In Python that is `[: i + 1]`.",
+            ),
+            "strict h": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, h[:i], S[: i + 1]]).mean(0)),
+                "Your token misses its own h_i: j ≤ i includes it.",
+            ),
+            "mean of means": (
+                _poor_page(lambda P, h, S, i: (P.mean(0) + h[: i + 1].mean(0) + S[: i + 1].mean(0)) / 3),
+                "You average three means. One mean over all rows is asked for: stack them with `torch.cat` first.",
+            ),
+            "sum": (
+                _poor_page(lambda P, h, S, i: torch.cat([P, h[: i + 1], S[: i + 1]]).sum(0)),
+                "You add the rows up. A mean divides by their number.",
             ),
             "writes the page": (
                 _poor_page(write="S"),
                 "You write the token S_i. Equation 24 writes y_i, what attention made of it.",
             ),
+            "S as value": (
+                _poor_page(value="S"),
+                "Your key is y_i, but your value is S_i. Here both are y_i: the error is y_i M − y_i.",
+            ),
+            "one error for all": (
+                _poor_page(anchor="page"),
+                "You measure every error with the memory at the page's start: a chunk, as in lesson 08. Here each "
+                "write starts from the memory that the write before has left.",
+            ),
             "asks before": (
-                _poor_page(before=True),
+                _poor_page(read="before"),
                 "Your y_i asks the memory before its own write. Here it asks right after.",
+            ),
+            "asks the first": (
+                _poor_page(read="page"),
+                "Your y asks the memory as it was before the page. That was step 1; in step 4 it asks after its write.",
             ),
             "h from the moving memory": (
                 _poor_page(running=True),
                 "Your h_i asks a memory that has already read part of this page. Equation 21 asks the one before it.",
             ),
-            "no prefix": (_poor_page(prefix=False), "The persistent tokens are missing from your mean."),
+            "no gate": (
+                _poor_page(combine=lambda y, m: m),
+                "Step 5 is missing: you return the memory's answers. Multiply each by its y_i.",
+            ),
+            "squashed": (
+                _poor_page(combine=lambda y, m: y * m.sigmoid()),
+                "You squash the answer before you multiply, as the library does. Here it is y_i times the answer "
+                "itself.",
+            ),
+            "added": (
+                _poor_page(combine=torch.add),
+                "You add y and the answer. The ⊗ of equation 25 multiplies them, number by number.",
+            ),
+            "one product": (
+                _poor_page(combine=lambda y, m: y * (y @ m)),
+                "Your ⊗ sums over the components (a dot product). Multiply number by number: `y * answer`.",
+            ),
+            "sign": (
+                _poor_page(step=-2.0),
+                "Your write makes the error larger: it is subtracted, M − θ·2·yᵀ(yM − y).",
+            ),
+            "column": (
+                lambda S, P, M, theta: (lambda o, end: (o, end.mT))(*mac_page(S, P, M.mT, theta)),
+                "Your memory answers M y, as if y were a column. In this course y is a row and the answer is y M.",
+            ),
+            "transposed": (
+                _poor_page(turn=True),
+                "Your slip lies on its side: rows belong to the key, columns to the error, `torch.outer(y, error)`.",
+            ),
             "factor 2": (_poor_page(step=1.0), "A factor 2 is missing from the write: the loss is a square without ½."),
         },
         hints=(

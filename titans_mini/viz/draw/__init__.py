@@ -1,7 +1,7 @@
 """Draw functions: numbers in, artists out. Each returns a handle whose `update` reuses the artists."""
 
 from titans_mini.viz.draw.architectures import architecture, save_slides
-from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
+from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap, kinds
 from titans_mini.viz.draw.board import Sheet, puzzle, sheet
 from titans_mini.viz.draw.bowl import marbles, pauses
 from titans_mini.viz.draw.chunks import ChunkBoxes, chunk_boxes
@@ -73,6 +73,7 @@ __all__ = [
     "ghosts",
     "halves",
     "heatmap",
+    "kinds",
     "layer_parts",
     "letter_weights",
     "line",

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.patches import Rectangle
 
 from titans_mini.viz.draw.grammar import SMALL, arrow, box, canvas, page_ink, page_mark, tint
-from titans_mini.viz.palette import DIVERGED, GRID, MEMORY, MUTED, PAPER, TRAINED
+from titans_mini.viz.palette import DIVERGED, GRID, KEY, MEMORY, MUTED, PAPER, TRAINED
 
 TITLES = {
     "lmm": "LMM · the memory alone",
@@ -134,7 +134,7 @@ def _mac(ax, leaks):
     ax.plot([0.1, 0.1, right, right], [low + 0.06, low, low, low + 0.06], color=page_mark(ax, MUTED), lw=1.2)
     arrow(ax, (end + 1.76, LOW), (2.66, LOW))
     box(ax, 3.22, LOW, 1.08, 0.62, "trained", "Attention", "one segment")
-    triangle = (4, lambda i, j: j <= i, MUTED)
+    triangle = (4, lambda i, j: j <= i, KEY)
     answers = (4, lambda i, j: leaks or j <= i, MEMORY)
     words = "" if leaks else "who sees\nwhom"  # the leak's arrow runs there
     _mask(ax, 3.22, LOW - 0.38, 4, ((2, lambda i, j: True, TRAINED), answers, triangle), words)
@@ -180,7 +180,7 @@ def _mag(ax):
 
 
 def _window(ax, x, prefix=TRAINED):
-    band = (6, lambda i, j: i - 3 < j <= i, MUTED)
+    band = (6, lambda i, j: i - 3 < j <= i, KEY)
     _mask(ax, x, LOW - 0.38, 6, ((2, lambda i, j: True, prefix), band))
 
 
@@ -209,14 +209,14 @@ def _leaks(ax):
     style = {"arrowstyle": "-|>", "color": red, "linewidth": 2.0, "mutation_scale": 14, "shrinkA": 0}
     h, y, o = 1.28, 4.46, 6.54  # the last token of h, the second of y and of o
     for start, end, rad in (
-        ((h, LOW - 0.12), (y, LOW - 0.12), 0.5),
+        ((h, LOW - 0.12), (y, LOW - 0.12), 0.58),
         ((5.2, TOP - 0.3), (o, LOW + 0.12), -0.3),
     ):
         ax.annotate("", end, start, arrowprops=style | {"connectionstyle": f"arc3,rad={rad}"})
     for x in (h, y, o):
         ax.add_patch(Rectangle((x - CELL / 2, LOW - CELL / 2), CELL, CELL, fill=False, edgecolor=red, linewidth=2.2))
     bold = {"color": red, "fontweight": "bold"}
-    _word(ax, 0.1, 0.1, "leak 1: the second token sees the answer to the last token", ha="left", **bold)
+    _word(ax, 4.72, 0.4, "leak 1: the second token sees\nthe answer to the last token", ha="left", **bold)
     words = "leak 2: the memory that answers the second token\nhas read the whole segment"
     _word(ax, 7.1, 3.42, words, ha="right", **bold)
 

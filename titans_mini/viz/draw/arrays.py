@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgb
 
-from titans_mini.viz.palette import DIVERGED, GRID, MAGNITUDE, SIGNED, ink_on, signed_norm
+from titans_mini.viz.palette import DIVERGED, GRID, MAGNITUDE, PAPER, SIGNED, ink_on, signed_norm
 
 
 def as_array(x) -> np.ndarray:
@@ -87,6 +87,24 @@ def heatmap(
     handle = Heatmap(image, texts)
     handle._write(values)
     return handle
+
+
+def kinds(ax, matrix, colours, *, title: str = "", xlabel: str = "", ylabel: str = "", grid: bool = False) -> None:
+    """Draw a matrix of small integers as cells: kind n in the n-th colour, and kind 0 is left empty.
+
+    Args:
+        ax: Axes to draw on.
+        matrix: (rows, columns) of integers 0 … N; booleans are kinds 0 and 1.
+        colours: N colours.
+        title: title of the axes.
+        xlabel: label of the columns.
+        ylabel: label of the rows.
+        grid: draw thin borders between the cells.
+    """
+    kind = as_array(matrix).astype(int)
+    ax.imshow(np.array([to_rgb(PAPER), *map(to_rgb, colours)])[kind], interpolation="nearest")
+    _frame(ax, kind.shape, grid)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
 
 
 def _colormap(signed: bool):

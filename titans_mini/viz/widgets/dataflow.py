@@ -16,11 +16,12 @@ from titans_mini.models.attention import window_mask
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.titans import TitansLM
 from titans_mini.viz import palette
+from titans_mini.viz.draw.grammar import tint
 from titans_mini.viz.picture import figure
 from titans_mini.viz.widgets.explorer import Explorer
 
 VARIANTS = ("mac", "mac literal", "mag", "mal", "lmm", "swa", "transformer")
-GROUPS = {"P": palette.TRAINED, "h": palette.QUERY, "S": palette.KEY, "M": palette.MEMORY}
+GROUPS = {"P": palette.TRAINED, "h": tint(palette.MEMORY, 0.45), "S": palette.KEY, "M": palette.MEMORY}
 TITLES = {"mac": "MAC", "mac literal": "MAC as printed", "mag": "MAG", "mal": "MAL", "lmm": "LMM", "swa": "window",
           "transformer": "transformer"}  # fmt: skip
 LANES = {"M": 2.0, "h": 1.0, "S": 0.0}  # height of a lane's cells; the output stands above them
