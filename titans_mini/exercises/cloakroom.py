@@ -210,6 +210,27 @@ def guests_served(model: nn.Module, pairs: int = PAIRS, gap: int = GAP, evenings
     return (model(tokens)[0][:, -pairs:].argmax(-1) == hooks).float().mean().item()
 
 
+def word_blame(model: Attendant, told: Tensor, asks: Tensor, answers: Tensor, cut_at: int | None = None) -> Tensor:
+    """Differentiate the logit of each right hook for the embedding of every word that was told: lengths (P, T).
+
+    Args:
+        model: an attendant.
+        told: (T,) words before the questions.
+        asks: (P,) names that ask.
+        answers: (P,) their hooks.
+        cut_at: a place in the told words where the state is detached; None for none.
+    """
+    T = len(told)
+    x = model.embed(torch.cat([told, asks])[None]).detach().requires_grad_()
+    y, state = model.memory(x[:, :cut_at])
+    if cut_at is not None:
+        y = torch.cat([y, model.memory(x[:, cut_at:], state.detach())[0]], 1)
+    logits = model.read_out(y)[0, T:]  # (P, HOOKS)
+    chosen = logits.gather(1, answers[:, None])[:, 0]
+    rows = [torch.autograd.grad(logit, x, retain_graph=True)[0][0, :T] for logit in chosen]
+    return torch.stack([row.norm(dim=-1) for row in rows])
+
+
 def train(model: nn.Module, steps: int, batch: int = 64) -> dict[int, tuple]:
     """Run the outer loop: outer step → (share served, the model's parameters), eleven times."""
     generator = torch.Generator().manual_seed(0)

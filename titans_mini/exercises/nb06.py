@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from titans_mini.exercises import Exercise
 from titans_mini.exercises.cloakroom import NEWCOMERS, moved_coats, serve
+from titans_mini.exercises.compare import Comparison
 
 
 def which_loop(name):
@@ -59,6 +60,31 @@ def _loop_cases(seed):
     return [(names[i],) for i in order.tolist()]
 
 
+LOOP_WORDS = {
+    "outer": "the optimizer changes it in training, and no evening does.",
+    "inner": "the next token needs its present value, so it is carried on; it is part of the state.",
+    "computed": "it is made for one token, used and dropped, and neither an optimizer nor a state carries it on.",
+}
+
+
+def _sorted_name(fn, name):
+    """Run `which_loop` on one name: {name: its answer}, or the stub's nothing as it is."""
+    answer = fn(name)
+    return answer if answer is None or answer is ... else {name: answer}
+
+
+def _same_loop(got, expected, tolerance):
+    """Compare one name's answer, and say why the right one is right."""
+    if got == expected:
+        return Comparison(0.0, None)
+    ((name, loop),) = expected.items()
+    said = got[name] if isinstance(got, dict) and name in got else got
+    if said not in LOOP_WORDS:
+        words = ", ".join(map(repr, LOOP_WORDS))
+        return Comparison(float("inf"), f"for {name} got {said!r}, expected one of {words}.")
+    return Comparison(0.0, f"{name} is not {said!r}: {LOOP_WORDS[loop]}")
+
+
 def _moved(**other):
     """A mutant of `which_loop` that puts some names elsewhere."""
     return lambda name: other.get(name, which_loop(name))
@@ -97,15 +123,16 @@ def _store_cases(seed):
     return cases
 
 
-def _stored(swap=False, ask="W_Q", last=0, mean=False, two=2):
-    """A mutant of `store_then_ask`: asked before the write, with another projection or token, a mean, or no 2."""
+def _stored(swap=False, ask="W_Q", last=0, mean=False, two=2, half=1.0, unit=False):
+    """A mutant of `store_then_ask`: another question, another loss, another size of the write or of the keys."""
 
     def mutant(x, W_K, W_V, W_Q, theta, target):
         k, v = x[0] @ W_K, x[0] @ W_V
         q = x[1 - last] @ {"W_Q": W_Q, "W_K": W_K}[ask]
+        k, q = (F.normalize(z, dim=-1) for z in (k, q)) if unit else (k, q)
         M_1 = torch.zeros(len(k), len(v), dtype=x.dtype) if swap else two * theta * torch.outer(k, v)
         wrong = (q @ M_1 - target).square()
-        return wrong.mean() if mean else wrong.sum()
+        return wrong.mean() if mean else half * wrong.sum()
 
     return mutant
 
@@ -119,14 +146,17 @@ def _layer_cases(seed):
     return cases
 
 
-def _layer(unit_k=True, unit_q=True, start=True, read="after", order=(0, 1, 2), decay="memory", two=2.0):
-    """A mutant of `small_layer`."""
+def _layer(unit_k=True, unit_q=True, start=True, read="after", order=(0, 1, 2), decay="memory", two=2.0, **off):
+    """A mutant of `small_layer`; `unit_v`, `plain` and `keep` say that v has length 1, η is left out, α is turned."""
 
     def mutant(x, W_Q, W_K, W_V, W_gates, b_gates, M_0):
         q, k, v = x @ W_Q, x @ W_K, x @ W_V
         k, q = F.normalize(k, dim=-1) if unit_k else k, F.normalize(q, dim=-1) if unit_q else q
+        v = F.normalize(v, dim=-1) if off.get("unit_v") else v
         gates = torch.sigmoid(x @ W_gates + b_gates).unbind(-1)
         alpha, eta, theta = (gates[i] for i in order)
+        eta = 0 * eta if off.get("plain") else eta
+        alpha = 1 - alpha if off.get("keep") else alpha
         M, y = M_0 if start else torch.zeros_like(M_0), []
         S = torch.zeros_like(M)
         for t in range(len(x)):
@@ -173,6 +203,8 @@ EXERCISES = (
         points=1,
         solution=which_loop,
         cases=_loop_cases,
+        run=_sorted_name,
+        compare=_same_loop,
         mutants={
             "M_0 written": (
                 _moved(M_0="inner"),
@@ -187,6 +219,20 @@ EXERCISES = (
             "keys written": (
                 _moved(k_t="inner", q_t="inner"),
                 "k_t and q_t are not carried to the next token: they are computed from the token, used, and dropped.",
+            ),
+            "key written": (
+                _moved(k_t="inner"),
+                "k_t is computed, as q_t is. The write uses it, but what is written, and carried on, is M_t.",
+            ),
+            "answer written": (
+                _moved(y_t="inner"),
+                "y_t is read from the memory, not written into it: it is computed, and the next token does not need "
+                "it.",
+            ),
+            "all with t written": (
+                _moved(k_t="inner", q_t="inner", alpha_t="inner", theta_t="inner", y_t="inner"),
+                "An index t does not make a state. Only M_t and S_t are carried to the next token; the others are "
+                "computed from one token and dropped.",
             ),
             "momentum computed": (
                 _moved(S_t="computed"),
@@ -261,6 +307,12 @@ EXERCISES = (
                 "You ask with the token that was stored, x[0]. The second token asks.",
             ),
             "mean": (_stored(mean=True), "Your loss is a mean. ℓ sums over the components."),
+            "half": (_stored(half=0.5), "Your loss has a factor ½. ℓ is the sum of the squares, with no ½."),
+            "sign": (_stored(two=-2), "The sign: your write goes up the gradient. M_1 = M_0 − θ∇ℓ."),
+            "length 1": (
+                _stored(unit=True),
+                "You made the key and the question of length 1. The layer does so; here they are x @ W as they come.",
+            ),
         },
         hints=(
             "k = x[0] @ W_K and v = x[0] @ W_V are written; q = x[1] @ W_Q asks.",
@@ -291,6 +343,15 @@ EXERCISES = (
                 "You let α fade the new write as well: M_t = (1 − α_t) M_{t−1} + S_t, and S_t arrives whole.",
             ),
             "factor 2": (_layer(two=1.0), "A factor 2 is missing: ℓ is a square without ½."),
+            "values of length 1": (
+                _layer(unit_v=True),
+                "Your values have length 1. Only keys and questions are normalised; a value keeps its size.",
+            ),
+            "no momentum": (_layer(plain=True), "η is missing: S_t = η_t S_{t−1} minus the push, carried on."),
+            "alpha keeps": (
+                _layer(keep=True),
+                "You keep α_t of the memory. α says how much is forgotten: keep 1 − α_t.",
+            ),
         },
         hints=(
             "Three products give q, k and v; normalise two of them along the last dimension.",

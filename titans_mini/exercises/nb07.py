@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: through a write, a cut, a mended write, blame that fades, and the capstone."""
+"""Exercises of notebook 07: through a write, blame that fades, a mended write, a text in pieces, and the capstone."""
 
 import time
 
@@ -12,19 +12,25 @@ from titans_mini.memory.layer import NeuralMemory
 
 
 def through_the_write(M, k, v, theta, q, target):
-    """Write (k, v) into M (D, E), then ask q: the loss, and its gradients for k (D,), v (E,) and theta ()."""
-    k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
-    M_next = M - theta * 2 * torch.outer(k, k @ M - v)
-    loss = (q @ M_next - target).square().sum()
-    return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
+    """Write (k, v) into M (D, E), then ask q: the loss, dL/dk (D,), dL/dv (E,) and dL/dθ ()."""
+    error = k @ M - v  # of the write
+    e = q @ (M - theta * 2 * torch.outer(k, error)) - target  # of the answer
+    match = q @ k
+    dk = -4 * theta * ((e @ error) * q + match * (M @ e))  # k stands in the match and in the error
+    dv = 4 * theta * match * e
+    dtheta = -4 * match * (e @ error)
+    return e.square().sum(), dk, dv, dtheta
 
 
-def truncated(layer, x, cut):
-    """Run x (B, T, dim) in two pieces, no gradient across the cut: y (B, T, dim), and d(Σ y²)/dx."""
+def truncated(layer, x, n):
+    """Run x (B, T, dim) in pieces of n tokens, no gradient across a cut: y (B, T, dim), and d(Σ y²)/dx."""
     x = x.detach().requires_grad_()
-    y_1, state = layer(x[:, :cut])
-    y_2, _ = layer(x[:, cut:], state.detach())
-    y = torch.cat([y_1, y_2], 1)
+    y, state = [], None
+    for piece in x.split(n, dim=1):
+        answer, state = layer(piece, state)
+        y.append(answer)
+        state = state.detach()
+    y = torch.cat(y, 1)
     return y, torch.autograd.grad(y.square().sum(), x)[0]
 
 
@@ -86,16 +92,27 @@ def _write_cases(seed):
     ]
 
 
-def _written(sign=1.0, factor=2.0, detach=False, mean=False):
+def _flat(fn, *arguments):
+    """Run a function that returns several tensors; a tuple inside the tuple, as autograd makes it, is welcome."""
+    output = fn(*arguments)
+    if not isinstance(output, (tuple, list)):
+        return output
+    return tuple(x for part in output for x in (part if isinstance(part, (tuple, list)) else (part,)))
+
+
+def _written(sign=1.0, factor=2.0, outer=2.0, detach=False, mean=False, ways=2, error=True, empty=False):
     """A mutant of `through_the_write`."""
 
     def mutant(M, k, v, theta, q, target):
-        k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta))
-        u = factor * torch.outer(k, k @ M - v)
-        M_next = M - sign * theta * (u.detach() if detach else u)
-        wrong = (q @ M_next - target).square()
-        loss = wrong.mean() if mean else wrong.sum()
-        return loss, torch.autograd.grad(loss, (k, v, theta), materialize_grads=True)
+        M = 0 * M if empty else M
+        wrong = k @ M - v
+        e = q @ (M - sign * factor * theta * torch.outer(k, wrong)) - target
+        loss = e.square().mean() if mean else e.square().sum()
+        blame = -sign * factor * outer * (e / len(e) if mean else e)  # dL/da, times what every part shares
+        told = wrong if error else -v
+        dk = theta * ((blame @ told) * q + (ways == 2) * (q @ k) * (M @ blame))
+        dv = -theta * (q @ k) * blame
+        return loss, 0 * dk if detach else dk, 0 * dv if detach else dv, (q @ k) * (blame @ told)
 
     return mutant
 
@@ -108,17 +125,20 @@ def _cut_cases(seed):
     for layer in layers:
         layer.requires_grad_(False)  # only the gradient for x is asked for
     inputs = [torch.randn(b, t, 4, generator=g, dtype=torch.float64) for b, t in ((1, 9), (2, 12))]
-    return list(zip(layers, inputs, (3, 7), strict=True))
+    return list(zip(layers, inputs, (3, 5), strict=True))
 
 
-def _cut(carry=lambda state: state.detach(), first=lambda x: x):
+def _cut(carry=lambda state: state.detach(), first=lambda x: x, once=False):
     """A mutant of `truncated`: another state is carried, or the first piece loses its gradient."""
 
-    def mutant(layer, x, cut):
+    def mutant(layer, x, n):
         x = x.detach().requires_grad_()
-        y_1, state = layer(first(x[:, :cut]))
-        y_2, _ = layer(x[:, cut:], carry(state))
-        y = torch.cat([y_1, y_2], 1)
+        y, state = [], None
+        for i, piece in enumerate(x.split(n, dim=1)):
+            answer, state = layer(first(piece) if i == 0 else piece, state)
+            y.append(answer)
+            state = carry(state) if i == 0 or not once else state
+        y = torch.cat(y, 1)
         return y, torch.autograd.grad(y.square().sum(), x)[0]
 
     return mutant
@@ -160,7 +180,7 @@ def _age_cases(seed):
     return cases
 
 
-def _aged(ask="first", cut=False, forget=True, late=False):
+def _aged(ask="first", cut=False, forget=True, late=False, two=2, length=torch.norm):
     """A mutant of `blame_by_age`."""
 
     def mutant(keys, values, alpha, theta):
@@ -168,15 +188,20 @@ def _aged(ask="first", cut=False, forget=True, late=False):
         M = keys.new_zeros(keys.shape[1], values.shape[1])
         keep = 1 - alpha if forget else 1.0
         for k, v in zip(keys, [first, *values[1:]], strict=True):
-            write = theta * 2 * torch.outer(k, k @ M - v)
+            write = theta * two * torch.outer(k, k @ M - v)
             M = keep * (M - write) if late else keep * M - write
             answer = ((keys[0] if ask == "first" else k) @ M).sum()
             (gradient,) = torch.autograd.grad(answer, first, retain_graph=True) if M.requires_grad else (0 * first,)
-            blame.append(gradient.norm())
+            blame.append(length(gradient))
             M = M.detach() if cut else M
         return torch.stack(blame)
 
     return mutant
+
+
+def _strangers(keys, values, alpha, theta):
+    """A mutant of `blame_by_age`: the law for names that share nothing."""
+    return 2 * theta * values.shape[1] ** 0.5 * (1 - alpha) ** torch.arange(len(keys), dtype=keys.dtype)
 
 
 # -- the capstone ---------------------------------------------------------------------------------------------------
@@ -302,23 +327,48 @@ EXERCISES = (
         points=2,
         solution=through_the_write,
         cases=_write_cases,
+        run=_flat,
         mutants={
+            "one way in": (
+                _written(ways=1),
+                "dL/dk has one term too few. The key stands in the match q·k, and also in the error kM − v, where the "
+                "book is asked before the write.",
+            ),
+            "no book": (
+                _written(empty=True),
+                "Your answer comes from an empty book, as in section 1. M stands in two places now: a = qM minus the "
+                "write.",
+            ),
+            "empty book": (
+                _written(error=False),
+                "You used section 1's formulas for k and θ, where the book was empty. It knows something now: −v "
+                "becomes the error kM − v.",
+            ),
+            "empty book, one way in": (
+                _written(error=False, ways=1),
+                "You used section 1's formulas as they stand. The book is not empty now: −v becomes the error "
+                "kM − v, and k stands in that error too.",
+            ),
             "detached": (
                 _written(detach=True),
                 "Your loss is right and the gradients of k and v are zero: the surprise was cut out of the graph "
-                "(detach, .data or no_grad). Compute it from the k and v you were given, and leave it attached.",
+                "(detach, .data or no_grad).",
             ),
             "sign": (_written(sign=-1.0), "The sign: you add the gradient. The write goes down, −θ∇ℓ."),
-            "factor 2": (_written(factor=1.0), "A factor 2 is missing: ℓ is a square without ½."),
+            "factor 2": (_written(factor=1.0), "A factor 2 is missing in the write: ℓ is a square without ½."),
+            "outer factor 2": (
+                _written(outer=1.0),
+                "Your loss is right and every gradient is half of what it should be: the outer loss is a square too, "
+                "and brings a 2 of its own.",
+            ),
             "mean": (_written(mean=True), "Your outer loss is a mean. Here it is the sum of the squares."),
         },
         hints=(
-            "Write as in notebook 01, M − θ·2·outer(k, k @ M − v), then ask: q @ M_next.",
-            "The outer loss is the sum of (q @ M_next − target)².",
-            "First k, v, theta = (x.detach().requires_grad_() for x in (k, v, theta)); last "
-            "torch.autograd.grad(loss, (k, v, theta), materialize_grads=True).",
+            "Call the write's error r = kM − v and the answer's error e = qM − 2θ(q·k) r − target. The loss is e·e.",
+            "For v and θ only −v has changed, into r: dL/dv = 4θ(q·k) e and dL/dθ = −4(q·k)(e·r).",
+            "k stands in q·k and in r, so the product rule gives two terms: −4θ((e·r) q + (q·k) M e).",
         ),
-        why="The surprise is itself made of k and v, so differentiating the outer loss differentiates a gradient.",
+        why="Where the book knows something already, a key is asked before it writes: that is its second way in.",
     ),
     Exercise(
         name="07.2",
@@ -336,6 +386,13 @@ EXERCISES = (
                 _aged(late=True),
                 "You let α fade the new write too: (1 − α) belongs to M_{t−1} alone.",
             ),
+            "sum": (_aged(length=torch.sum), "You summed the gradient. Its length is asked for: gradient.norm()."),
+            "strangers": (
+                _strangers,
+                "That is the law for names that share nothing. Here the keys overlap, so let autograd walk back "
+                "through the writes.",
+            ),
+            "factor 2": (_aged(two=1), "A factor 2 is missing in the write: ℓ is a square without ½."),
         },
         hints=(
             "Make values[0] a leaf with requires_grad_() and write with it; the other values are constants.",
@@ -348,7 +405,7 @@ EXERCISES = (
         name="07.3",
         title="Mend: the projections that never moved",
         difficulty="medium",
-        minutes=10,
+        minutes=8,
         points=2,
         solution=write,
         cases=_mend_cases,
@@ -382,20 +439,24 @@ EXERCISES = (
     ),
     Exercise(
         name="07.4",
-        title="A cut",
+        title="Build: a text in pieces",
         difficulty="medium",
-        minutes=12,
+        minutes=8,
         points=2,
         solution=truncated,
         cases=_cut_cases,
         mutants={
             "state dropped": (
                 _cut(carry=lambda state: None),
-                "The second piece starts from M_0: you dropped the state. Pass it on, detached.",
+                "Every piece starts from M_0: you dropped the state. Pass it on, detached.",
             ),
             "not detached": (
                 _cut(carry=lambda state: state),
-                "y is right, but gradients still cross the cut: hand over state.detach().",
+                "y is right, but gradients still cross the cuts: hand over state.detach().",
+            ),
+            "one cut only": (
+                _cut(once=True),
+                "The first cut holds and the later ones leak: the state has to be detached after every piece.",
             ),
             "first piece detached": (
                 _cut(first=lambda x: x.detach()),
@@ -403,11 +464,11 @@ EXERCISES = (
             ),
         },
         hints=(
-            "x = x.detach().requires_grad_(), then call the layer twice: y_1, state = layer(x[:, :cut]).",
-            "The second call gets state.detach().",
-            "y = torch.cat([y_1, y_2], 1) and torch.autograd.grad(y.square().sum(), x)[0].",
+            "x = x.detach().requires_grad_(), a state that is None at first, and a loop over x.split(n, dim=1).",
+            "answer, state = layer(piece, state), and then state = state.detach(), after every piece.",
+            "y = torch.cat(answers, 1) and torch.autograd.grad(y.square().sum(), x)[0].",
         ),
-        why="The memory crosses the cut, the gradient does not: values stay equal, and the backward pass gets shorter.",
+        why="The memory crosses every cut and no gradient does: the values are equal, and less must be kept.",
     ),
     Exercise(
         name="07.5",

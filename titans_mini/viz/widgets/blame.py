@@ -25,7 +25,8 @@ class BlameMap(Explorer):
 
     caption = (
         "Left: row, who asks; column, whose write. For the gate, purple wants a lighter hand (+) and orange a firmer "
-        "one (−). Right: the row of one guest. Below: coats found over the outer steps."
+        "one (−). Right: the row of one guest. Below: coats found over the outer steps. Colours are full at half of "
+        "the largest blame; bars show all of it."
     )
 
     def __init__(self, history: Mapping[int, Mapping[str, object]], names: Sequence[str]):
@@ -65,7 +66,7 @@ class BlameMap(Explorer):
         self.bars = draw.bars(row, np.zeros(len(self.names)), self.names, color=palette.SURPRISE)
         row.tick_params(axis="x", labelrotation=60, labelsize=8)
         row.axhline(0, color=palette.MUTED, linewidth=0.8)
-        row.set(ylim=(-1.05, 1.05), yticks=[0])
+        row.set(ylim=(-2.1, 2.1), yticks=[0])
         self.heading = row.set_title("", fontsize=9.5)
         found = [self.right[step].sum() for step in self.steps]
         draw.line(curve, found, self.steps, color=palette.MUTED, width=1.2, marker="o", markersize=3.5)
@@ -84,7 +85,7 @@ class BlameMap(Explorer):
         width = len(self.names) - 0.5
         self.frame.set_data([-0.5, width, width, -0.5, -0.5], [i - 0.5, i - 0.5, i + 0.5, i + 0.5, i - 0.5])
         self.title.set_text(f"blame on the {part}, outer step {step}")
-        self.bars.update(np.clip(numbers[i], -1.05, 1.05))
+        self.bars.update(numbers[i])
         for bar in self.bars.container:
             bar.set_color(PARTS[part])
         said = int(run["said"][i])
