@@ -70,10 +70,15 @@ def _snapshots(seed):
 
 
 def _run_stream(fn, keys, values, theta):
-    """Run the learner's loop; where float32 meets float64, say where the float32 most likely came from."""
+    """Run the learner's loop; where types or shapes do not meet, say what most likely made them."""
     try:
         return fn(keys, values, theta)
     except RuntimeError as error:
+        if "size" in str(error) or "shapes" in str(error):
+            raise RuntimeError(
+                f"{error}. Likely cause: M needs a row for each number of the key and a column for each number of the "
+                "value, torch.zeros(keys.shape[1], values.shape[1]), and so does the write: torch.outer(k, error)."
+            ) from error
         if "dtype" not in str(error):
             raise
         raise RuntimeError(
@@ -82,13 +87,25 @@ def _run_stream(fn, keys, values, theta):
         ) from error
 
 
-def _stream_mutant(after=False, writes=True, late=0):
+def _run_moved(fn, before, after):
+    """Run the learner's function; where a whole tensor is asked for a truth value, name the call that gives one."""
+    try:
+        return fn(before, after)
+    except RuntimeError as error:
+        if "ambiguous" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error}. `!=` compares number by number and leaves a tensor of truth values; torch.equal(a, b) gives one."
+        ) from error
+
+
+def _stream_mutant(after=False, writes=True, late=0, guess=1, keep=1):
     def surprise(keys, values, theta):
         M = torch.zeros(keys.shape[1], values.shape[1], dtype=keys.dtype)
         found, queue = [], [torch.zeros_like(M)] * late
         for k, v in zip(keys, values, strict=True):
             queue.append(M)
-            M_next = M + writes * theta * 2 * torch.outer(k, v - k @ M)
+            M_next = keep * M + writes * theta * 2 * torch.outer(k, v - guess * (k @ M))
             asked = M_next if after else queue[-1 - late]
             found.append(((k @ asked - v) ** 2).sum())
             M = M_next
@@ -183,6 +200,19 @@ EXERCISES = (
                 "You subtract the error's size, one number, from all of M. The step goes along its gradient, "
                 "2 kᵀ(kM − v), a matrix.",
             ),
+            "dot product": (
+                lambda M, k, v, theta: M + theta * 2 * (k @ (v - k @ M)),
+                "`k @ error` is one number, and all of M gets the same. In code a vector has no rows or columns, so kᵀ "
+                "times the error is torch.outer(k, error), a matrix.",
+            ),
+            "no step size": (
+                lambda M, k, v, theta: M + 2 * torch.outer(k, v - k @ M),
+                "The step size θ is missing: the change is θ times the gradient.",
+            ),
+            "wrong side": (
+                lambda M, k, v, theta: M + theta * 2 * torch.outer(k, v - M @ k),
+                "The memory's answer is k @ M, not M @ k: vectors are rows here.",
+            ),
             "no memory": (
                 lambda M, k, v, theta: theta * 2 * torch.outer(k, v - k @ M),
                 "That is the change alone. The write adds it to M.",
@@ -211,6 +241,18 @@ EXERCISES = (
             "never writes": (
                 _stream_mutant(writes=False),
                 "Your memory never changes: every token meets M₀ = 0. Write M after each token.",
+            ),
+            "no prediction": (
+                _stream_mutant(guess=0),
+                "You write all of v, also what the memory knew already. Write the error v − kM only.",
+            ),
+            "starts over": (
+                _stream_mutant(keep=0),
+                "Each write replaces M, and everything older is gone. Add the write to M.",
+            ),
+            "mean": (
+                lambda keys, values, theta: surprise_of_stream(keys, values, theta) / values.shape[1],
+                "You take the mean over the components. Surprise is their sum.",
             ),
             "one late": (
                 _stream_mutant(late=1),
@@ -290,5 +332,6 @@ EXERCISES = (
             "A set comprehension: `{name for name in before if …}`.",
         ),
         why="At test time this set holds states only: no parameter is ever in it.",
+        run=_run_moved,
     ),
 )
