@@ -20,6 +20,7 @@ COMMANDS = {
     "speed_cpu": "python -m benchmarks --json assets/results/speed_cpu.json",
     "stream_cpu": "python -m benchmarks.stream",
     "readers_cpu": "python -m benchmarks.models --readers",
+    "widgets_cpu": "python -m benchmarks.widgets",
     "kernels_gpu": "python -m benchmarks.gpu",
     "kernels_compiled": "python -m tests.kernels.compiling",
     "remember_needle": "make results",
@@ -48,6 +49,7 @@ def load_results(name: str) -> dict:
     Args:
         name: "speed_cpu" (times of all forms of the memory), "stream_cpu" (a million bytes, token by token),
             "readers_cpu" (training steps of lesson 12's readers of novels),
+            "widgets_cpu" (processor time of a move of each widget),
             "kernels_gpu" (times of the kernels), "kernels_compiled" (what they take of a GPU), or a group of the
             trainings of lesson 12, "remember_" and its name in `titans_mini.train.recipes`, such as "remember_needle".
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from titans_mini.viz import draw, figure, png
 from titans_mini.viz.draw.chunks import chunk_outlines
 from titans_mini.viz.widgets import ChunkExplorer
-from titans_mini.viz.widgets.chunks import CEILING, FLOOR, GATES, distances
+from titans_mini.viz.widgets.chunks import GATES, distances
 
 T = 32
 
@@ -57,7 +57,7 @@ def test_the_ends_of_every_slider(widget, gates):
             widget.set(gates=gates, size=size, t=t)
             assert f"with {gates}, in chunks of {size}." in widget.alt_text and widget._message.value == ""
             low, high = widget.curve.artist.get_ydata().min(), widget.curve.artist.get_ydata().max()
-            assert FLOOR <= low <= high <= CEILING
+            assert widget.limits[0] <= low <= high <= widget.limits[1]
 
 
 def test_the_online_rule_is_no_distance_from_itself_and_larger_chunks_are_further(widget):

@@ -10,6 +10,7 @@ import pytest
 
 from titans_mini.viz import draw, figure
 from titans_mini.viz.widgets import Explorer
+from titans_mini.viz.widgets.explorer import NamedImage
 
 
 class Demo(Explorer):
@@ -156,8 +157,9 @@ def test_bundle_shows_the_present_state():
 
 def test_only_core_controls_and_no_output_widget():
     kinds = {type(widget) for widget in every_widget(Demo().box)}
-    assert ipywidgets.Output not in kinds and ipywidgets.Image in kinds
-    assert all(kind.__module__.startswith("ipywidgets.") for kind in kinds)
+    assert ipywidgets.Output not in kinds and NamedImage in kinds
+    assert all(kind.__module__.startswith("ipywidgets.") for kind in kinds - {NamedImage})
+    assert issubclass(NamedImage, ipywidgets.Image) and NamedImage().model_id
 
 
 def test_controls_are_described_and_the_caption_is_escaped():

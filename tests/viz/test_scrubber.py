@@ -126,7 +126,7 @@ def test_tiles_lie_where_they_should():
     mosaic = handle.image.get_array()
     assert mosaic.shape == (10, 9, 4)  # one pixel between tiles
     assert matplotlib.colors.to_hex(mosaic[5, 0]).upper() == palette.KEY
-    assert (mosaic[5:9, 5:] == 1).all() and (mosaic[:4, :4, :3] == 1).all()
+    assert (mosaic[5:9, 5:] == (1, 1, 1, 0)).all() and (mosaic[:4, :4, :3] == 1).all()
 
 
 def test_zero_is_pale_and_what_is_not_finite_is_dark_red():

@@ -104,7 +104,8 @@ def test_without_past_surprise_there_is_nothing_to_drop(seismograph):
 def test_the_bundle_holds_the_picture_and_its_sentence(seismograph):
     data, metadata = seismograph._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert metadata["image/png"]["alt"] == data["text/plain"] == seismograph.alt_text
+    assert metadata["image/png"]["alt"] == data["text/plain"]
+    assert data["text/plain"].startswith(seismograph.alt_text + " Below, for comparison: ")
     assert isinstance(seismograph.box, ipywidgets.VBox)
 
 

@@ -104,7 +104,9 @@ def test_what_is_said_about_odd_texts(strip):
     strip.set(text="x")
     assert ": 1 character;" in strip.alt_text
     strip.set(text="too long " * 1000)
-    assert f"{LONGEST:,} characters ({COLUMNS * ROWS} shown)" in strip.alt_text
+    assert f"{LONGEST:,} of 9,000 characters ({COLUMNS * ROWS} shown)" in strip.alt_text
+    assert f"the last {9000 - LONGEST:,} characters were cut off" in strip.alt_text
+    assert f"{LONGEST:,} of 9,000" in strip.title.get_text()
 
 
 def test_frozen_halfway_learns_before_and_not_behind(strip):

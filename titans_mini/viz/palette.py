@@ -27,6 +27,11 @@ MUTED = "#6B6B6B"  # captions, secondary text, baselines
 GRID = "#DDDDDD"  # grid lines, cell borders
 PAPER = "#FFFFFF"
 
+# the same concepts on a dark page, where a heatmap keeps its colours; INK, PAPER and greys change places
+DARK_PAPER, DARK_INK = "#111111", "#E6E6E6"
+DARK = {MEMORY: "#145BE7", FORGET: "#9B6ECA", DIVERGED: "#C70D31", PAPER: DARK_PAPER, INK: DARK_INK, GRID: "#444444"}
+DARK |= {MUTED: "#A3A3A3"}
+
 CONCEPTS = {
     "memory": MEMORY,
     "surprise": SURPRISE,
@@ -91,8 +96,10 @@ def ink_on(colour) -> np.ndarray:
 
 def style() -> dict:
     """Return the matplotlib settings of every figure; used as a context, never set globally."""
+    from titans_mini.viz.fonts import families
+
     return {
-        "font.family": ["DejaVu Sans"],
+        "font.family": families(),
         "font.size": 9.5,
         "axes.titlesize": 10.5,
         "axes.labelsize": 9.5,

@@ -14,6 +14,7 @@ from titans_mini.viz.draw.coach import (
     reading_curves,
     write_lives,
 )
+from titans_mini.viz.draw.colour_key import colour_key
 from titans_mini.viz.draw.depth import (
     by_step,
     duel,
@@ -25,6 +26,7 @@ from titans_mini.viz.draw.depth import (
     unit_tiles,
 )
 from titans_mini.viz.draw.desk import Ghosts, fade_then_write, ghosts, halves
+from titans_mini.viz.draw.edges import Edges, edges
 from titans_mini.viz.draw.evening import panels, strips, valley, written
 from titans_mini.viz.draw.loops import (
     BlameBoard,
@@ -46,6 +48,7 @@ __all__ = [
     "Bars",
     "BlameBoard",
     "ChunkBoxes",
+    "Edges",
     "Ghosts",
     "Heatmap",
     "Line",
@@ -63,9 +66,11 @@ __all__ = [
     "chunk_bowl",
     "chunk_boxes",
     "chunk_diagram",
+    "colour_key",
     "counted_and_timed",
     "culprits",
     "duel",
+    "edges",
     "error_curves",
     "fade_and_wake",
     "fade_then_write",

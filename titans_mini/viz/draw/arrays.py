@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.colors import Normalize, to_rgb
 
 from titans_mini.viz.palette import DIVERGED, GRID, MAGNITUDE, PAPER, SIGNED, ink_on, signed_norm
+from titans_mini.viz.screen import CELLS
 
 
 def as_array(x) -> np.ndarray:
@@ -78,7 +79,8 @@ def heatmap(
     texts = []
     if numbers:
         rows, columns = values.shape
-        texts = [[ax.text(j, i, "", ha="center", va="center", fontsize=8) for j in range(columns)] for i in range(rows)]
+        look = {"ha": "center", "va": "center", "fontsize": 8, "gid": CELLS}
+        texts = [[ax.text(j, i, "", **look) for j in range(columns)] for i in range(rows)]
     ax.set(title=title or "", xlabel=xlabel or "", ylabel=ylabel or "")
     if colorbar:
         bar = ax.figure.colorbar(image, ax=ax, fraction=0.046, pad=0.03)

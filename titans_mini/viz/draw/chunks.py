@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 
 from titans_mini.viz.palette import PAPER
+from titans_mini.viz.screen import on_cells
 
 
 class ChunkBoxes:
@@ -51,5 +52,5 @@ def chunk_boxes(ax, tokens: int, chunk_size: int, *, color: str = PAPER, width: 
         ChunkBoxes: a handle with `.update(chunk_size)`.
     """
     lines = LineCollection(chunk_outlines(tokens, chunk_size), colors=color, linewidths=width, joinstyle="miter")
-    ax.add_collection(lines, autolim=False)
+    ax.add_collection(on_cells(lines), autolim=False)
     return ChunkBoxes(lines, tokens)

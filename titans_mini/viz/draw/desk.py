@@ -11,8 +11,9 @@ from matplotlib.patches import Rectangle
 from titans_mini.viz.draw.arrays import as_array
 from titans_mini.viz.draw.grammar import SMALL, TEXT, canvas, cells
 from titans_mini.viz.palette import FORGET, INK, MEMORY, MUTED, PAPER, SURPRISE
+from titans_mini.viz.screen import on_cells
 
-INKS = LinearSegmentedColormap.from_list("ink", [PAPER, MEMORY])
+INKS = LinearSegmentedColormap.from_list("ink", [PAPER, MEMORY]).with_extremes(bad=(1, 1, 1, 0))
 
 
 class Ghosts:
@@ -26,9 +27,9 @@ class Ghosts:
         self.image.set_data(_since(as_array(loud), self.arrivals))
 
 
-def _since(loud: np.ndarray, arrivals: np.ndarray) -> np.ndarray:
+def _since(loud: np.ndarray, arrivals: np.ndarray) -> np.ma.MaskedArray:
     """Blank each row up to the guest's arrival: nobody asks for a guest who has not come."""
-    return np.where(np.arange(loud.shape[1]) >= arrivals[:, None], loud, 0.0)
+    return np.ma.masked_where(np.arange(loud.shape[1]) < arrivals[:, None], loud)
 
 
 def ghosts(ax, loud, stays: Sequence[tuple[int, int]], names: Sequence[str] = ()) -> Ghosts:
@@ -50,7 +51,7 @@ def ghosts(ax, loud, stays: Sequence[tuple[int, int]], names: Sequence[str] = ()
         corner = arrival - 0.5, row - 0.5
         for colour, width in ((PAPER, 3.0), (INK, 1.2)):  # the pale rim shows the frame on dark ink
             frame = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 3}
-            ax.add_patch(Rectangle(corner, departure - arrival, 1, **frame))
+            ax.add_patch(on_cells(Rectangle(corner, departure - arrival, 1, **frame)))
     ax.set_xlabel("visit")
     ax.set_yticks(range(len(names)), names, fontsize=7)
     ax.tick_params(axis="y", length=0)

@@ -22,6 +22,7 @@ from titans_mini.viz.palette import (
     ink_on,
     signed_text,
 )
+from titans_mini.viz.screen import CELLS
 
 
 def answer_board(ax, answers, names: Sequence[str], title: str) -> int:
@@ -235,7 +236,7 @@ def blame_board(ax, blame, names: Sequence[str], title: str, *, signed: bool, li
     ax.set(xticks=range(numbers.shape[1]), xticklabels=names, xlabel="write")
     ax.set(yticks=range(len(numbers)), yticklabels=[f"{n}?" for n in names[: len(numbers)]] if ylabel else [])
     ax.tick_params(axis="x", labelrotation=60, labelsize=8)
-    middle = {"ha": "center", "va": "center_baseline", "fontsize": TEXT, "fontweight": "bold"}
+    middle = {"ha": "center", "va": "center_baseline", "fontsize": TEXT, "fontweight": "bold", "gid": CELLS}
     places = np.ndindex(numbers.shape) if signed else ()
     handle = BlameBoard(cells, {(i, j): ax.text(j, i, "", **middle) for i, j in places})
     handle.update(numbers)

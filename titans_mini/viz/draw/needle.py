@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from titans_mini.viz.draw.arrays import Heatmap, as_array, heatmap
 from titans_mini.viz.palette import PAPER
+from titans_mini.viz.screen import on_cells
 
 
 def needle_map(ax, accuracy, lengths, trained: int | None = None, *, title: str | None = None) -> Heatmap:
@@ -34,5 +35,5 @@ def needle_map(ax, accuracy, lengths, trained: int | None = None, *, title: str 
     ax.set(xlabel="length of the haystack", ylabel="depth of the needle")
     if trained is not None:
         seen = sum(n <= trained for n in lengths)
-        ax.axvline(seen - 0.5, color=PAPER, lw=2)
+        on_cells(ax.axvline(seen - 0.5, color=PAPER, lw=2))
     return handle

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import lru_cache
 
 import matplotlib
 import numpy as np
 from matplotlib.collections import PathCollection
 from matplotlib.colors import Normalize
-from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.font_manager import FontProperties
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
 from titans_mini.viz.draw.arrays import as_array
+from titans_mini.viz.fonts import family_with
 from titans_mini.viz.palette import DIVERGED, MAGNITUDE, ink_on
+from titans_mini.viz.screen import on_cells
 
 CELL, LINE = 0.66, 1.32  # width and height of a cell in em; DejaVu Sans Mono is 0.602 em wide
-FONT = FontProperties(family=["DejaVu Sans Mono"])
+MONO = "DejaVu Sans Mono"
+SUBSTITUTE = "□"  # for a character that no installed font has
+UNREAD = (1.0, 1.0, 1.0, 0.0)  # the page shows through
 VISIBLE = {"\n": "¶", "\t": "→", "\r": "¶", " ": " ", "\u00a0": " "}
 
 
@@ -28,10 +33,11 @@ class TextGrid:
         self.cmap = matplotlib.colormaps[MAGNITUDE].with_extremes(bad=DIVERGED)
         self.norm = norm
         self.text = ""
-        blank = np.ones((rows, columns, 4))
+        blank = np.tile(UNREAD, (rows, columns, 1))
         extent = (0, columns * CELL, rows * LINE, 0)
         self.image = ax.imshow(blank, extent=extent, aspect="equal", interpolation="nearest")
-        self.glyphs = ax.add_collection(PathCollection([], linewidths=0, antialiased=True), autolim=False)
+        self.glyphs = on_cells(ax.add_collection(PathCollection([], linewidths=0, antialiased=True), autolim=False))
+        self.missing: set[str] = set()  # characters of the text that no installed font has
 
     def update(self, values, text: str | None = None) -> None:
         """Colour the characters by `values` (N,), one per character; inf and NaN are dark red.
@@ -48,15 +54,17 @@ class TextGrid:
                 f"got {len(as_array(values))} values, expected at most {self.rows * self.columns}: "
                 "make the grid with more rows"
             )
-        cells = np.ones((self.rows * self.columns, 4))
+        cells = np.tile(UNREAD, (self.rows * self.columns, 1))
         cells[: len(numbers)] = self.cmap(self.norm(np.ma.masked_invalid(numbers)))
         self.image.set_data(cells.reshape(self.rows, self.columns, 4))
         self.glyphs.set_facecolor(ink_on(cells[self._drawn]) if len(self._drawn) else "none")
 
     def _write(self, text: str) -> None:
         self.text = text[: self.rows * self.columns]
-        paths, drawn = [], []
+        paths, drawn, self.missing = [], [], set()
         for i, character in enumerate(self.text):
+            if not _can_be_drawn(character):
+                self.missing.add(character)
             glyph = _glyph(VISIBLE.get(character, character))
             if glyph is None:
                 continue
@@ -104,20 +112,35 @@ def text_grid(
     return grid
 
 
+def _can_be_drawn(character: str) -> bool:
+    """Return whether a character needs no ink or an installed font has it."""
+    character = VISIBLE.get(character, character)
+    return _is_blank(character) or family_with(character, MONO) is not None
+
+
+def _is_blank(character: str) -> bool:
+    """Return whether a character leaves its cell empty: spaces, joiners, and selectors of a variant."""
+    return not character.strip() or unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"
+
+
 @lru_cache(maxsize=1024)
 def _glyph(character: str) -> Path | None:
-    """Return the outline of one character, 1 em high, y downwards, its baseline in the lower part of a cell."""
-    if not character.strip():
+    """Return the outline of one character, 1 em high, y downwards, its baseline in the lower part of a cell.
+
+    A wide one, such as a Chinese character, is made as narrow as the cell.
+    """
+    if _is_blank(character):
         return None
-    if len(character) != 1 or not _font().get_char_index(ord(character)):
-        character = "□"  # a character the font lacks
-    outline = TextPath((0, 0), character, size=1, prop=FONT)
+    family = family_with(character, MONO)
+    if family is None:
+        character, family = SUBSTITUTE, MONO
+    outline = TextPath((0, 0), character, size=1, prop=FontProperties(family=[family]))
     if not len(outline.vertices):
         return None
-    vertices = outline.vertices * [1, -1] + [(CELL - 0.602) / 2, -0.38]
-    return Path(vertices, outline.codes)
-
-
-@lru_cache(maxsize=1)
-def _font():
-    return get_font(findfont(FONT))
+    left, right = outline.vertices[:, 0].min(), outline.vertices[:, 0].max()
+    if family == MONO:
+        scale, shift = 1.0, (CELL - 0.602) / 2
+    else:
+        scale = min(1.0, 0.94 * CELL / max(right - left, 1e-6))
+        shift = (CELL - scale * (left + right)) / 2
+    return Path(outline.vertices * [scale, -scale] + [shift, -0.38], outline.codes)

@@ -46,6 +46,7 @@ class Tiles:
         gap = _gap(width)
         rows = -(-n // self.columns)
         canvas = np.ones((rows * (height + self.room), min(n, self.columns) * (width + gap) - gap, 4))
+        canvas[..., 3] = 0  # between the tiles the page shows through
         painted = self.cmap(self.norm(np.ma.masked_invalid(images)))
         for i, tile in enumerate(painted):
             x, y = i % self.columns * (width + gap), i // self.columns * (height + self.room)

@@ -9,6 +9,7 @@ import numpy as np
 
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.draw import as_array
+from titans_mini.viz.screen import on_cells
 from titans_mini.viz.widgets.explorer import Explorer
 
 PARTS = {"gate θ": palette.SURPRISE, "key": palette.KEY, "value": palette.VALUE}
@@ -28,6 +29,12 @@ class BlameMap(Explorer):
         "one (−). Right: the row of one guest. Below: coats found over the outer steps. Colours are full at half of "
         "the largest blame; bars show all of it."
     )
+
+    key = (
+        ("− a firmer hand", palette.SIGNED, "a lighter hand, or more blame +"),
+        *((f"row: {part}", colour) for part, colour in PARTS.items()),
+    )
+    compared = ("before practice", "after practice", "keys")
 
     def __init__(self, history: Mapping[int, Mapping[str, object]], names: Sequence[str]):
         self.names, self.steps = list(names), sorted(history)
@@ -62,11 +69,14 @@ class BlameMap(Explorer):
         board = fig.add_subplot(axes[0, 0].get_gridspec()[:, 0])
         self.board = draw.blame_board(board, self.runs[self.steps[0]]["gate θ"], self.names, "", signed=True, limit=1.0)
         (self.frame,) = board.plot([], [], color=palette.INK, linewidth=1.8)
+        on_cells(self.frame)
+        self.main = board
         self.title = board.title
         self.bars = draw.bars(row, np.zeros(len(self.names)), self.names, color=palette.SURPRISE)
         row.tick_params(axis="x", labelrotation=60, labelsize=8)
         row.axhline(0, color=palette.MUTED, linewidth=0.8)
         row.set(ylim=(-2.1, 2.1), yticks=[0])
+        self.beyond = draw.edges(row)
         self.heading = row.set_title("", fontsize=9.5)
         found = [self.right[step].sum() for step in self.steps]
         draw.line(curve, found, self.steps, color=palette.MUTED, width=1.2, marker="o", markersize=3.5)
@@ -85,7 +95,8 @@ class BlameMap(Explorer):
         width = len(self.names) - 0.5
         self.frame.set_data([-0.5, width, width, -0.5, -0.5], [i - 0.5, i - 0.5, i + 0.5, i + 0.5, i - 0.5])
         self.title.set_text(f"blame on the {part}, outer step {step}")
-        self.bars.update(numbers[i])
+        self.bars.update(np.clip(numbers[i], -2.1, 2.1))
+        self.beyond.update(numbers[i])
         for bar in self.bars.container:
             bar.set_color(PARTS[part])
         said = int(run["said"][i])

@@ -73,6 +73,14 @@ class ChunkExplorer(Explorer):
         "token's own chunk, dark blue from the state at the anchor (line). Right, below: how far the answers are from "
         "the online rule, token by token; grey lines are the chunks' starts."
     )
+    key = (
+        ("nothing of it", palette.MAGNITUDE, "most of it"),
+        ("own chunk", palette.QUERY),
+        ("through the state", palette.MEMORY),
+        ("token t", palette.SURPRISE),
+        ("distance", palette.INK),
+    )
+    compared = ("online", "the paper's C", "one chunk")
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, theta: float = 0.05):
         T = self.tokens = len(k)
@@ -112,6 +120,7 @@ class ChunkExplorer(Explorer):
             layout = [["map", "row"], ["map", "far"]]
             ax = fig.subplot_mosaic(layout, width_ratios=[1.18, 1], height_ratios=[1, 1])
         T = self.tokens
+        self.main = ax["map"]
         self.map = draw.heatmap(ax["map"], np.zeros((T, T)), signed=False, limit=1.0)
         self.boxes = draw.chunk_boxes(ax["map"], T, 1)
         self.here = draw.line(ax["map"], [0, 0], [-0.5, 0], color=palette.SURPRISE, width=2.2)
@@ -131,6 +140,7 @@ class ChunkExplorer(Explorer):
         ax["far"].set(yscale="log", ylim=(0.7 * FLOOR, 1.4 * CEILING), xlim=(-1, T), xticks=quarters, xlabel="token")
         ax["far"].set_yticks([1e-3, 1e-2, 0.1, 1, 10], ["0.1 %", "1 %", "10 %", "100 %", ""])
         ax["far"].minorticks_off()
+        self.limits, self.beyond = ax["far"].get_ylim(), draw.edges(ax["far"])
         self.verdict = ax["far"].set_title("")
         return fig
 
@@ -145,10 +155,11 @@ class ChunkExplorer(Explorer):
         self.own.set_segments([((j, 0), (j, G[t, j])) for j in range(start, t + 1)])
         self.anchor.update(start - 0.5)
         self.row_axes.set_ylim(0, 1.08 * G.max())
-        self.curve.update(np.clip(far, FLOOR, CEILING))
+        self.curve.update(np.clip(far, *self.limits))
+        self.beyond.update(far)
         cuts = np.arange(size, self.tokens, size) - 0.5 if size > 1 else []
         self.starts.set_segments([((x, FLOOR / 2), (x, 2 * CEILING)) for x in cuts])
-        self.dot.set_data([t], [np.clip(far[t], FLOOR, CEILING)])
+        self.dot.set_data([t], [np.clip(far[t], *self.limits)])
         self.title.set_text(f"weights $G$, brightest {G.max():.2g}")
         self.row.set_text(f"{t - start + 1} in its chunk, {start} before")
         self.verdict.set_text(f"C = {size}: off by {_percent(self.overall(gates, size))}")

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from titans_mini.models.attention import window_mask
 from titans_mini.models.config import TitansConfig
 from titans_mini.models.titans import TitansLM
-from titans_mini.viz import palette
+from titans_mini.viz import draw, palette
 from titans_mini.viz.draw.grammar import tint
 from titans_mini.viz.picture import figure
 from titans_mini.viz.widgets.explorer import Explorer
@@ -105,10 +105,17 @@ class DataflowExplorer(Explorer):
     """
 
     caption = (
-        "Above: what ends in the black output. Dark green: tokens that attention sees. Light green: persistent tokens. "
-        "Light blue: answers h of the memory before this segment. Dark blue: tokens written into the memory that is "
-        "read last. Below, measured: change token j, see how far the output moves. Dark red comes from the future."
+        "Above: what ends in the black output i, and from where the memory answers. Below, measured: change token j, "
+        "see how far the output moves."
     )
+    key = (
+        ("tokens, by attention", GROUPS["S"]),
+        ("persistent", GROUPS["P"]),
+        ("answers h", GROUPS["h"]),
+        ("in the memory read last", GROUPS["M"]),
+        ("from the future", palette.DIVERGED),
+    )
+    sentence_lines = 5
 
     def __init__(self, variants: Sequence[str] = ("mac", "mac literal", "swa"), tokens: int = 16,
                  sizes: Sequence[int] = SIZES):  # fmt: skip
@@ -127,6 +134,8 @@ class DataflowExplorer(Explorer):
             "inside a segment": {"output": tokens - largest + 2, "size": largest},
             "the last token": {"output": tokens - 1, "size": largest},
         }
+        there = [entry for entry, name in zip(self.key, "SPhM", strict=False) if self._shown(name)]
+        self.key = (*there, self.key[-1])
         super().__init__()
 
     def controls(self):
@@ -171,9 +180,10 @@ class DataflowExplorer(Explorer):
             moves.tick_params(labelleft=not column)
             if not column:
                 moves.set_ylabel("output i\nmoves by")
+            beyond = draw.edges(moves)
             marker = moves.axvline(0, color=palette.MUTED, lw=1.8, zorder=0.5)
             self.panels[variant] = {"cells": cells, "lines": lines, "read": read, "recall": recall, "output": output,
-                                    "bars": bars, "marker": marker}  # fmt: skip
+                                    "bars": bars, "beyond": beyond, "marker": marker}  # fmt: skip
         return fig
 
     def draw(self, output, size):
@@ -200,6 +210,7 @@ class DataflowExplorer(Explorer):
             for j, (bar, height) in enumerate(zip(panel["bars"], moved, strict=True)):
                 bar.set_height(np.clip(height, 2 * FLOOR, CEILING) if height else FLOOR)  # nothing moved: no bar
                 bar.set_color(palette.DIVERGED if j > output else palette.INK)
+            panel["beyond"].update(np.where(moved > 0, moved, np.nan))
             panel["marker"].set_xdata([output, output])
 
     def colour(self, name: str, j: int, output: int) -> str:
@@ -223,6 +234,9 @@ class DataflowExplorer(Explorer):
         """Draw a lane of T cells at height y."""
         style = {"fc": palette.PAPER, "ec": palette.GRID, "linewidth": 0.6, "zorder": 2}
         return [ax.add_patch(Rectangle((j - 0.4, y - HALF), 0.8, 2 * HALF, **style)) for j in range(self.tokens)]
+
+    def _shown(self, name: str) -> bool:
+        return any(name in self.sees[variant, self.sizes[0]] for variant in self.variants)
 
     def _has(self, variant: str, name: str) -> bool:
         return name in self.sees[variant, self.sizes[0]] or name == "S"

@@ -2,19 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import html
+import io
 from typing import ClassVar
 
 import ipywidgets
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
+from traitlets import Unicode
 
-from titans_mini.viz.palette import DIVERGED, PAPER
-from titans_mini.viz.picture import png, shrink
+from titans_mini.viz.draw.colour_key import colour_key
+from titans_mini.viz.palette import DIVERGED, MUTED, PAPER
+from titans_mini.viz.picture import figure, png, shrink
+from titans_mini.viz.screen import Screen, quick_png
 
 MOST_CONTROLS = 3
 DPI = 100
+INSIDE = "calc(100% - 4px)"  # a widget has 2 pixels of margin
+PAUSE = 0.5  # seconds without a key press after which a text is read
+MOVE_IT = "Run this cell to move it."
+# A page is dark by JupyterLab's, VS Code's or Colab's own mark; of the two pictures it shows the one that fits.
+THEMES = ('body[data-jp-theme-light="false"]', "body.vscode-dark", "body.vscode-high-contrast", "html[theme=dark]")
+SHEET = "".join(
+    [
+        ".titans-dark{display:none!important}",
+        *(f"{theme} .titans-dark{{display:block!important}}" for theme in THEMES),
+        *(f"{theme} .titans-light{{display:none!important}}" for theme in THEMES),
+        ".titans-said{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}",
+        ".titans-controls .widget-label{white-space:normal}",
+    ]
+)
 ALERT = f"padding:4px 10px;border-radius:3px;color:{PAPER};background:{DIVERGED}"
+
+
+class NamedImage(ipywidgets.Image):
+    """A picture whose `tooltip` is its name to a screen reader.
+
+    The browser's side of ipywidgets 8 shows a tooltip only where a description is known to be empty.
+    """
+
+    description = Unicode("").tag(sync=True)
 
 
 class Explorer:
@@ -27,7 +57,16 @@ class Explorer:
     - ``draw(**values)``: moves the artists to the given values, in less than 100 ms,
     - ``alt(**values)``: one sentence that replaces the picture for readers who cannot see it,
 
-    and may set `caption` (a guide to the picture) and `presets` (name → dict of some or all values).
+    and may set
+
+    - `caption`, a guide to the picture, and `presets`, name → dict of some or all values,
+    - `key`, the entries of a colour key, see `titans_mini.viz.draw.colour_key`, and whether they are `key_on_cells`,
+    - `compared`, names of presets that the stored picture shows side by side, for readers who run nothing, and
+      in ``build()`` the axes of which it shows them, `main`.
+
+    The picture is drawn on a light and on a dark page, and the theme shows one of them. A text acts when nobody has
+    typed for half a second. A slider that is dragged needs nothing here: the browser sends no value before the answer
+    to the last one, and then only the newest.
 
     An exception in ``draw`` or ``alt`` is never swallowed: a message says that the picture is not up to date, and the
     exception propagates.
@@ -35,6 +74,11 @@ class Explorer:
 
     caption: ClassVar[str] = ""
     presets: ClassVar[dict[str, dict]] = {}
+    key: ClassVar[tuple] = ()
+    key_on_cells: ClassVar[bool] = False
+    compared: ClassVar[tuple[str, ...]] = ()
+    sentence_lines: ClassVar[int] = 3  # room for the sentence, so that nothing below it jumps
+    main = None
 
     def controls(self) -> dict[str, ipywidgets.Widget]:
         """Return the controls by name, at most three."""
@@ -60,11 +104,19 @@ class Explorer:
         for name, preset in self.presets.items():
             self._check_names(preset, f"preset {name!r}")
         self.figure = self.build()
-        self.image = ipywidgets.Image(format="png", layout=_layout(max_width="100%", align_self="flex-start"))
+        self.main = self.main or self.figure.axes[0]
+        if self.key:
+            colour_key(self.figure, self.key, on_cells=self.key_on_cells)
+        self.image, self.dark_image = (
+            NamedImage(format="png", layout=_layout(max_width=INSIDE, align_self="flex-start")) for _ in range(2)
+        )
+        self.image.add_class("titans-light")
+        self.dark_image.add_class("titans-dark")
         self._sentence = ipywidgets.HTML()
         self._message = ipywidgets.HTML()
         self._held = False
-        self._settled = False
+        self._screen = self._timer = None
+        self._before: dict = {}
         self._refresh()
         for control in self._controls.values():
             control.observe(self._on_change, names="value")
@@ -122,40 +174,90 @@ class Explorer:
                 raise KeyError(f"{where}: got a control named {name!r}, expected one of {', '.join(self._controls)}")
 
     def _on_change(self, change) -> None:
-        if not self._held and change["new"] != change["old"]:
-            self._refresh()
+        if self._held or change["new"] == change["old"]:
+            return
+        if isinstance(change["owner"], (ipywidgets.Textarea, ipywidgets.Text)) and self._wait():
+            return
+        self._refresh()
+
+    def _wait(self) -> bool:
+        """Redraw after a pause, counted from now; False where no loop runs that could wake us, as in a script."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        self._forget_timer()
+        self._timer = loop.call_later(PAUSE, self._refresh)
+        return True
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+
+    def _render(self, values: dict) -> tuple[np.ndarray, np.ndarray]:
+        """Move the artists and return the light and the dark picture."""
+        self.draw(**values)
+        if self._screen is None:  # lay the axes out once, so that nothing moves when a slider does
+            self.figure.set_dpi(DPI)
+            png(self.figure, DPI)
+            self.figure.set_layout_engine("none")
+            self._screen = Screen(self.figure)
+        return self._screen.draw()
 
     def _refresh(self) -> None:
+        self._forget_timer()  # whatever waits is drawn now
         values = self.values
         try:
-            self.draw(**values)
+            pictures = [quick_png(picture) for picture in self._render(values)]
             sentence = self.alt(**values)
-            if not self._settled:  # lay the axes out once, so that nothing moves when a slider does
-                self.figure.canvas.draw()
-                self.figure.set_layout_engine("none")
-                self._settled = True
-            picture = png(self.figure, DPI, colours=None)
         except Exception as error:
             note = f"{type(error).__name__}: {error}"
             self._message.value = _html_line(f"The picture is not up to date. {html.escape(note)}", ALERT, "alert")
             raise
         self._message.value = ""
-        self.image.value = picture
-        self._sentence.value = _html_line(html.escape(sentence), "opacity:.75", "status")
+        for image, picture in zip((self.image, self.dark_image), pictures, strict=True):
+            image.value = picture
+            if image.has_trait("tooltip"):  # the name of the picture to a screen reader
+                image.tooltip = sentence
+        said = f'<span class="titans-said">{html.escape(self._what_moved(values))}</span>'
+        look = f"opacity:.75;min-height:{1.4 * self.sentence_lines:.1f}em"
+        self._sentence.value = _html_line(said + html.escape(sentence), look, "status")
+
+    def _what_moved(self, values: dict) -> str:
+        """Return the names and the values of the controls that moved since the last picture, to be read aloud."""
+        moved = [name for name, value in values.items() if self._before and self._before[name] != value]
+        self._before = values
+        return "".join(f"{self._controls[name].description}: {self._spoken(name, values[name])}. " for name in moved)
+
+    def _spoken(self, name: str, value) -> str:
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, str) and len(value) > 40:
+            return f"{len(value):,} characters"
+        labels = getattr(self._controls[name], "_options_full", ())
+        return next(
+            (str(label) for label, option in labels if option == value),
+            f"{value:.3g}" if isinstance(value, float) else str(value),
+        )
 
     def _arrange(self):
         for name, control in self._controls.items():
             if not control.description:
                 control.description = name
             control.style.description_width = "initial"
-            if control.layout.width is None and not isinstance(control, (ipywidgets.Textarea, ipywidgets.Text)):
+            if isinstance(control, (ipywidgets.Textarea, ipywidgets.Text)):
+                control.continuous_update = True  # every key restarts the pause
+            elif control.layout.width is None:
                 control.layout.width = "340px"
-        wrap = _layout(display="flex", flex_flow="row wrap", align_items="center")
-        rows = [ipywidgets.Box([*self._controls.values()], layout=wrap)]
+            control.layout.max_width = INSIDE  # a narrow page, or one at 200 %, cuts nothing
+        wrap = _layout(display="flex", flex_flow="row wrap", align_items="center", max_width="100%")
+        sheet = ipywidgets.HTML(f"<style>{SHEET}</style>", layout=_layout(display="none"))
+        rows = [sheet, ipywidgets.Box([*self._controls.values()], layout=wrap)]
         buttons = [self._button(name, lambda _, name=name: self.preset(name)) for name in self.presets]
         buttons.append(self._button("reset", lambda _: self.reset(), "Move every control back to where it started"))
         rows.append(ipywidgets.Box(buttons, layout=wrap))
-        rows += [self.image, self._message]
+        rows += [self.image, self.dark_image, self._message]
         if self.caption:
             rows.append(ipywidgets.HTML(_html_line(html.escape(self.caption))))
         return ipywidgets.VBox([*rows, self._sentence])
@@ -168,18 +270,51 @@ class Explorer:
     def __repr__(self) -> str:
         return self.alt_text
 
+    def still(self) -> bytes:
+        """Return the picture for readers who run nothing: the present one, a comparison of presets, one line."""
+        rows = [np.asarray(Image.open(io.BytesIO(self.png)).convert("RGB"))]
+        width = rows[0].shape[1]
+        names = [name for name in self.compared if name in self.presets]
+        small = [self._cut_out(self._start | self.presets[name]) for name in names]
+        self._render(self.values)
+        wide = width / DPI
+        share = 0.94 / max(1, len(small))  # of the width, for each
+        high = min(2.0, share * wide * max((x.shape[0] / x.shape[1] for x in small), default=0))
+        height = 0.24 + (high + 0.24 if small else 0)
+        fig, axes = figure(wide, height, 1, max(1, len(small)), squeeze=False)
+        fig.set_layout_engine("none")
+        for i, ax in enumerate(axes.flat):
+            ax.set_axis_off()
+            ax.set_position((0.01 + i * (0.98 / max(1, len(small))), 0.24 / height, share, high / height))
+        for ax, picture, name in zip(axes.flat, small, names, strict=False):
+            ax.imshow(picture, interpolation="antialiased")
+            ax.set_title(name, fontsize=8.5)
+        fig.text(0.1 / wide, 0.07 / height, MOVE_IT, fontsize=8.5, style="italic", color=MUTED)
+        below = np.asarray(Image.open(io.BytesIO(png(fig, DPI, colours=None))).convert("RGB"))
+        return shrink(quick_png(np.concatenate([*rows, below[:, :width]])))
+
+    def _cut_out(self, values: dict) -> np.ndarray:
+        """Return the main axes at `values`, without what is around them."""
+        picture, _ = self._render(values)
+        box = self.main.get_window_extent()
+        left, right = (round(min(max(x, 0), picture.shape[1])) for x in (box.x0 - 2, box.x1 + 2))
+        low, high = (round(min(max(picture.shape[0] - y, 0), picture.shape[0])) for y in (box.y1 + 2, box.y0 - 2))
+        return picture[low:high, left:right].copy()
+
     def _repr_mimebundle_(self, include=None, exclude=None):
         width = round(self.figure.get_figwidth() * DPI)
+        names = [name for name in self.compared if name in self.presets]
+        sentence = self.alt_text + (f" Below, for comparison: {', '.join(names)}." if names else "")
         data = {
             "application/vnd.jupyter.widget-view+json": {
                 "version_major": 2,
                 "version_minor": 0,
                 "model_id": self.box.model_id,
             },
-            "image/png": base64.b64encode(shrink(self.png)).decode("ascii"),
-            "text/plain": self.alt_text,
+            "image/png": base64.b64encode(self.still()).decode("ascii"),
+            "text/plain": sentence,
         }
-        return data, {"image/png": {"alt": self.alt_text, "width": width}}
+        return data, {"image/png": {"alt": sentence, "width": width}}
 
 
 def _layout(**traits) -> ipywidgets.Layout:

@@ -7,9 +7,11 @@ import textwrap
 import ipywidgets
 import matplotlib
 import numpy as np
+from matplotlib.patches import Rectangle
 
 from titans_mini.viz import draw, figure, palette
 from titans_mini.viz.draw import as_array
+from titans_mini.viz.screen import STILL
 from titans_mini.viz.widgets.explorer import Explorer
 
 
@@ -30,6 +32,14 @@ class NeedleMap(Explorer):
         "every model by length, the framed one with all its seeds. Dotted: guessing. White line: the length of "
         "training; everything to the right of it the model has never seen."
     )
+
+    key = (
+        ("none found", palette.MAGNITUDE, "all found"),
+        ("framed model, its seeds", palette.MEMORY),
+        ("other models", palette.GRID),
+        ("this length", palette.SURPRISE),
+    )
+    sentence_lines = 4
 
     def __init__(self, right: dict[str, object], asked: dict[str, object], lengths, trained: int, chance: float):
         self.lengths, self.trained, self.chance = [int(n) for n in lengths], trained, chance
@@ -81,8 +91,11 @@ class NeedleMap(Explorer):
                 draw.heatmap(ax[key], self.grid[name], signed=False, limit=1.0, aspect="auto")
                 ax[key].set(xticks=(), yticks=())
                 ax[key].set_title("\n".join(textwrap.wrap(name, 11, break_long_words=False)), fontsize=7.5)
+                ax[key].set_gid(STILL)
                 self.tiles[name] = ax[key]
-        left, right = ax["map"], ax["curves"]
+        self.chosen = fig.add_artist(Rectangle((0, 0), 1, 1, fill=False, ec=palette.SURPRISE, lw=2, zorder=6))
+        self.main = left = ax["map"]
+        right = ax["curves"]
         self.map = draw.needle_map(left, self.grid[self.names[0]], self.lengths, self.trained)
         self.title = left.set_title("", fontsize=9.5)
         (self.frame,) = left.plot([], [], color=palette.SURPRISE, lw=2, clip_on=False)
@@ -106,10 +119,9 @@ class NeedleMap(Explorer):
 
     def draw(self, model, length):
         """Show one model's map and curve, and frame the model and one length."""
-        for name, tile in self.tiles.items():
-            tile.title.set_fontweight("bold" if name == model else "normal")
-            for spine in tile.spines.values():
-                spine.set(visible=name == model, color=palette.SURPRISE, linewidth=2)
+        if self.tiles:
+            self.chosen.set_transform(self.tiles[model].transAxes)
+        self.chosen.set_visible(bool(self.tiles))
         self.map.update(self.grid[model])
         column, bins = self.lengths.index(length), len(self.grid[model])
         x, y = column - 0.5, bins - 0.5

@@ -7,6 +7,7 @@ import numpy as np
 
 from titans_mini.viz import draw, figure, legend, palette
 from titans_mini.viz.draw import as_array
+from titans_mini.viz.screen import on_cells
 from titans_mini.viz.widgets.explorer import Explorer
 
 STYLES = ("--", "-", "-", ":")
@@ -23,9 +24,17 @@ class RecallMatrix(Explorer):
 
     caption = (
         "Left: row i asks with key i, column j is value j; purple is similar, orange opposite. A good memory is a "
-        "purple diagonal on white; dots mark the nearest value of each answer, dark red where it is the wrong one. "
-        "Right: the share of right ones by pass, for every memory."
+        "purple diagonal on white; dots mark the nearest value of each answer, a dark red × where it is the wrong "
+        "one. Right: the share of right ones by pass, for every memory."
     )
+
+    key = (
+        ("opposite", palette.SIGNED, "similar"),
+        ("nearest value, right", palette.INK),
+        ("nearest value, wrong: ×", palette.DIVERGED),
+    )
+    key_on_cells = True
+    compared = ("full matrix", "too many", "deep, all passes")
 
     def __init__(self, answers: dict[int, dict], values: dict[int, object]):
         self.cells = max(answers)
@@ -68,7 +77,9 @@ class RecallMatrix(Explorer):
         self.map = draw.heatmap(left, np.zeros((n, n)), limit=1.0)
         left.set(xticks=[], yticks=[], xlabel="value j", ylabel="asked with key i", xlim=(-0.5, n - 0.5))
         (self.hit,) = left.plot([], [], "o", color=palette.INK, ls="none")
-        (self.miss,) = left.plot([], [], "o", color=palette.DIVERGED, ls="none")
+        (self.miss,) = left.plot([], [], "x", color=palette.DIVERGED, ls="none")
+        for dots in (self.hit, self.miss):
+            on_cells(dots)
         self.title = left.set_title("")
         self.curves = {}
         for i, name in enumerate(self.names):

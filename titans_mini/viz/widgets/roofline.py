@@ -87,6 +87,7 @@ class Roofline(Explorer):
         "GPU named in the title. The highest of the three is the floor (black). Where the chain is highest, more "
         "sequences cost nothing."
     )
+    compared = ("one sequence", "a deep memory", "a full GPU")
     presets = {
         "one sequence": {"sequences": 1},
         "a deep memory": {"memory": "MLP, expansion 4", "sequences": 16},
@@ -119,13 +120,14 @@ class Roofline(Explorer):
             "bytes": draw.line(ax, ones, SEQUENCES, color=palette.KEY, label=f"bytes, {first.name}"),
             "chain": draw.line(ax, ones, SEQUENCES, color=palette.MEMORY, label="chain of chunks"),
         }
+        self.beyond = {name: draw.edges(ax, color=line.artist.get_color()) for name, line in self.lines.items()}
         self.others = [
             draw.line(ax, ones, SEQUENCES, color=palette.KEY, width=1.1, ls="--", label=f"bytes, {gpu.name}")
             for gpu in others
         ]
         self.floor = draw.line(ax, ones, SEQUENCES, color=palette.INK, width=4, alpha=0.3, label="floor")
         self.here = draw.marker(ax, 16, color=palette.MUTED)
-        ax.set(xscale="log", yscale="log", ylim=(5e-7, 2e-2), xlabel="sequences, B·H", ylabel="least time, forward")
+        ax.set(xscale="log", yscale="log", ylim=(3e-7, 2e-2), xlabel="sequences, B·H", ylabel="least time, forward")
         ax.set_xticks(SEQUENCES, [f"{n:,}" for n in SEQUENCES])
         ax.set_yticks([1e-6, 1e-5, 1e-4, 1e-3, 1e-2], ["1 µs", "10 µs", "100 µs", "1 ms", "10 ms"])
         ax.minorticks_off()
@@ -139,6 +141,7 @@ class Roofline(Explorer):
         found = floors(self.nets[memory], self.gpus[0], SEQUENCES, self.T, C)
         for name, times in found.items():
             self.lines[name].update(times, SEQUENCES)
+            self.beyond[name].update(times, SEQUENCES)
         for line, gpu in zip(self.others, self.gpus[1:], strict=True):
             line.update(floors(self.nets[memory], gpu, SEQUENCES, self.T, C)["bytes"], SEQUENCES)
         self.floor.update(np.max(list(found.values()), 0), SEQUENCES)

@@ -31,6 +31,14 @@ class MemoryScrubber(Explorer):
         "like. Purple adds to the answer, orange takes away."
     )
 
+    key = (
+        ("takes away", palette.SIGNED, "adds to the answer"),
+        ("digit", palette.KEY),
+        ("surprise", palette.SURPRISE),
+        ("the other rule", palette.MUTED),
+        ("wrong answer", palette.INK),
+    )
+
     def __init__(self, images, labels, traces: dict[str, Trace]):
         self.images, self.labels = as_array(images).reshape(-1, 8, 8), as_array(labels).astype(int)
         if not traces or any(len(trace) != len(self.labels) for trace in traces.values()):
@@ -44,6 +52,7 @@ class MemoryScrubber(Explorer):
             "a surprise": {"t": int(surprise.argmax()) + 1, "show": "write"},
         }
         self.presets |= {"all": last} | {f"all, {name}": last | {"rule": name} for name in names[1:]}
+        self.compared = ("ten digits", "all", *(f"all, {name}" for name in names[1:2]))
         super().__init__()
 
     def _extract(self, trace: Trace) -> dict[str, np.ndarray | float]:
@@ -75,6 +84,7 @@ class MemoryScrubber(Explorer):
             layout = [["digit", "answer"], ["memory", "memory"], ["surprise", "surprise"]]
             self.axes = fig.subplot_mosaic(layout, width_ratios=[1, 3.2], height_ratios=[1.5, 1.15, 1.35])
         axes, start = self.axes, self.rules[next(iter(self.rules))]
+        self.main = axes["memory"]
         self.digit = draw.tiles(axes["digit"], self.images[:1], limit=1)
         self.title = axes["digit"].set_title("")
         self._build_answer(axes["answer"])
@@ -90,6 +100,7 @@ class MemoryScrubber(Explorer):
         ax.set_yscale("symlog", linthresh=1, linscale=1)
         ax.set(xticks=range(10), yticks=[-1, 0, 1, 10], yticklabels=["−1", "0", "1", "10"], ylim=(-1.05, 60))
         ax.minorticks_off()
+        self.beyond = draw.edges(ax, color=palette.MEMORY)
         legend(ax, loc="lower right", ncols=2, bbox_to_anchor=(1, 1))
         self.told = ax.set_title("", loc="left")
 
@@ -104,6 +115,7 @@ class MemoryScrubber(Explorer):
         ax.set(xlim=(0, len(blank) + 1), ylim=(-0.9, 8000), xlabel="digit t")
         ax.set(yticks=[0, 1, 2, 10, 100, 1000], yticklabels=["0", "1", "2", "10", "100", "1000"])
         ax.minorticks_off()
+        self.higher = draw.edges(ax, color=palette.SURPRISE)
         # a title, since a legend would cost a fifth of the time of every redraw
         ax.set_title("loss ℓ before the write (grey: the other rule; ticks: wrong answers)")
 
@@ -114,6 +126,7 @@ class MemoryScrubber(Explorer):
         self.digit.update(self.images[i : i + 1])
         self.title.set_text(f"digit {t}")
         self.answer.update(run["answers"][i])
+        self.beyond.update(run["answers"][i])
         self.truth.update(np.eye(10)[self.labels[i]])
         self.told.set_text(self._verdict(run, i))
         picture, limit, text = self._shown(run, t, show)
@@ -122,6 +135,7 @@ class MemoryScrubber(Explorer):
         x = np.arange(1, len(self.labels) + 1)
         self.other.update(other["surprise"], x)
         self.surprise.update(run["surprise"], x)
+        self.higher.update(run["surprise"], x)
         self.missed.update(np.where(run["hit"], np.nan, -0.5), x)
         self.here.update(t)
 

@@ -54,6 +54,7 @@ class Seismograph(Explorer):
         self.etas = np.arange(round(MOST / STEP) + 1) * STEP
         self.about = [event[-1] for event in events.values()]
         self.presets = presets or {}
+        self.compared = tuple(self.presets)[:3]
         self.runs = self._record(events, weights)
         super().__init__()
 

@@ -45,6 +45,8 @@ class SpeedBars(Explorer):
         "number behind a bar is its ratio to the lowest bar. The loop was measured at 512 tokens only, and its time "
         "per token does not depend on the length."
     )
+    key = tuple((name, colour) for name, (_, _, colour) in FORMS.items())
+    compared = ("short", "long", "a training step")
     presets = {
         "short": {"T": 2048},
         "long": {"T": 16384},

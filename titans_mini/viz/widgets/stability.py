@@ -13,6 +13,7 @@ from titans_mini.memory.functional import neural_memory
 from titans_mini.memory.gates import coefficients
 from titans_mini.memory.network import MemoryNet
 from titans_mini.viz import draw, figure, palette
+from titans_mini.viz.screen import on_cells
 from titans_mini.viz.widgets.explorer import Explorer
 
 # name → (repeat one digit?, chunk size, α); chunk size 1 is the online rule
@@ -80,6 +81,12 @@ class StabilityMap(Explorer):
         "overflowed. Solid line: the formula for one key that fills every chunk; dashed: for a key that comes back "
         "after a long pause. Right: the run under the white dot."
     )
+    key = (
+        ("100 times worse than empty, or more", palette.SIGNED, "100 times better, or more"),
+        ("overflowed", palette.DIVERGED),
+        ("loss", palette.SURPRISE),
+    )
+    key_on_cells = True
     presets = {
         "NaN": {"memory": "stream, C = 1", "step": 1.59, "eta": 0.9},
         "on the edge": {"memory": "one digit, C = 1", "step": 1.0, "eta": 0.0},
@@ -103,6 +110,8 @@ class StabilityMap(Explorer):
             self.presets = {name: p for name, p in presets.items() if p["memory"] in self.memories}
             self.presets["forget more"] = {"memory": "stream, α = 0.3", "step": 1.59, "eta": 0.9}
             self.caption = self.caption.replace("one key that fills every chunk", "one key at every token")
+        other = "forget more" if online else "same gates, C = 16"
+        self.compared = ("on the edge", "safe", other)
         self.step = 2.0 ** (LOW + np.arange(OCTAVES * COLUMNS + 1) / COLUMNS)
         self.eta = np.linspace(0, 0.95, 20)
         self.tokens = len(images)
@@ -161,6 +170,8 @@ class StabilityMap(Explorer):
             for word, (row, column) in WORDS.items()
         ]
         (self.dot,) = left.plot([0], [0], "o", ms=9, mfc="white", mec=palette.INK, mew=2)
+        for artist in (self.edge.artist, self.pause.artist, self.dot):
+            on_cells(artist)
         self.curve = draw.line(right, np.ones(self.tokens), color=palette.SURPRISE, width=1.2)
         right.axhline(SHOWN, color=palette.DIVERGED, lw=1.2, ls="--")
         right.text(
@@ -169,6 +180,7 @@ class StabilityMap(Explorer):
         right.set(yscale="log", ylim=(1e-6, 1e41), xlim=(0, self.tokens), xlabel="token t", ylabel="loss ℓ (log scale)")
         right.set_yticks([1, 1e10, 1e20, 1e30])
         right.minorticks_off()
+        self.beyond = draw.edges(right, color=palette.SURPRISE)
         self.verdict = right.set_title("")
         return fig
 
@@ -185,6 +197,7 @@ class StabilityMap(Explorer):
             text.set_visible(learned > 0.1 if text.get_text() == "learns" else not learned > -1)
         loss = self.loss[memory][row, column].astype(float)
         self.curve.update(np.where(loss < SHOWN, np.maximum(loss, 1e-6), np.nan))
+        self.beyond.update(np.where(np.isnan(loss), np.inf, loss))
         self.title.set_text(memory)
         self.verdict.set_text(self._verdict(memory, row, column))
 

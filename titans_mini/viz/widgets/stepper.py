@@ -34,6 +34,14 @@ class TwoLoopStepper(Explorer):
         "pale not told yet. Dots: the outer loop."
     )
 
+    key = (
+        ("−", palette.SIGNED, "+ written"),
+        ("push", palette.SURPRISE),
+        ("right answer", palette.MEMORY),
+        ("wrong answer, hatched", palette.MUTED),
+    )
+    compared = ("untrained", "half way", "trained")
+
     def __init__(self, model: nn.Module, history: dict[int, tuple], tokens: Tensor, words: list[str], first_value: int):
         self.words, self.steps = list(words), sorted(history)
         if len(words) != len(tokens) or len(tokens) % 2:
@@ -82,6 +90,7 @@ class TwoLoopStepper(Explorer):
         self.here = draw.marker(ax["story"], -0.5)
         ax["story"].set(ylim=(0, 1.05 * self.tallest), xlim=(-0.7, T - 0.3))
         self.heading = ax["story"].set_title("")
+        self.main = ax["memory"]
         self.memory = draw.heatmap(ax["memory"], first["written"][0], limit=self.limit)
         ax["memory"].set(xticks=[], yticks=[], xlabel="value components", ylabel="key components")
         self.title = ax["memory"].set_title("")
@@ -105,6 +114,8 @@ class TwoLoopStepper(Explorer):
         self.guests.update(run["chance"][t])
         for i, (bar, right) in enumerate(zip(self.guests.container, run["right"][t], strict=True)):
             bar.set_color(palette.MEMORY if right else palette.MUTED)
+            bar.set_hatch(None if right else "////")  # blue and grey are alike in a grey print
+            bar.set_edgecolor(palette.MEMORY if right else palette.PAPER)
             bar.set_alpha(1.0 if 2 * i + 1 < t else 0.35)
         self.now.update([self.right[self.steps.index(step)]], [step])
         off = "" if write else ": θ = 0"

@@ -19,7 +19,7 @@ from titans_mini.viz.widgets.explorer import Explorer
 
 COLUMNS, ROWS, WINDOW = 72, 10, 40
 BRIGHT = 5  # bits per character from which on a cell of a trained model is brightest: a guess among 32
-LONGEST = 2_000  # most characters read; the strip shows the first COLUMNS · ROWS
+LONGEST = 1_200  # most characters read, in less than 100 ms; the strip shows the first COLUMNS · ROWS
 LEARNING, FROZEN, RIGHT = "surprise, learning all along", "surprise, frozen halfway", "guessed right (dark)"
 RHYME = (  # traditional; only the beginning of each line is new
     "This is the house that Jack built.\n"
@@ -89,6 +89,7 @@ class SurpriseStrip(Explorer):
         self, text: str = RHYME, theta: float | None = None, dim: int = 256, model: TitansLM | None = None
     ) -> None:
         """Start with `text`; see the class for the arguments."""
+        self.key = (("foreseen, or right", palette.MAGNITUDE, "no idea, or wrong"), ("mean surprise", palette.SURPRISE))
         self.model = model
         self.presets = _presets() if model is None else _trained_presets()
         if model is not None:
@@ -130,6 +131,7 @@ class SurpriseStrip(Explorer):
         self.curve = draw.line(self.ax, [], color=palette.SURPRISE)
         self.half = draw.marker(self.ax, 0, color=palette.FORGET)
         self.ax.set(ylim=(0, 1.6 * limit), xlabel="character t", ylabel="surprise")
+        self.beyond = draw.edges(self.ax, color=palette.SURPRISE)
         if self.model is None:
             self.ax.set_yticks((0, 0.5, 1, 1.5), ("foreseen 0", "0.5", "no idea 1", "1.5"))
         else:
@@ -170,23 +172,26 @@ class SurpriseStrip(Explorer):
 
     def draw(self, text: str, theta: float, colour: str) -> None:
         """Read the text and recolour it."""
-        text = text[:LONGEST]
+        whole, text = text, text[:LONGEST]
         surprise, right = self.read(text, theta, frozen=colour == FROZEN)
         shown = COLUMNS * ROWS
         values = (~right).float() if colour == RIGHT else surprise
         self.grid.update(values[:shown], text[:shown])
         self.curve.update(_smooth(surprise), torch.arange(len(text)) + 1)
+        self.beyond.update(_smooth(surprise), torch.arange(len(text)) + 1)
         self.ax.set_xlim(0, max(len(text), 10))
         self.half.artist.set_visible(colour == FROZEN)
         self.half.update(len(text) // 2)
-        self.title.set_text(self._summary(text, surprise, right))
+        self.title.set_text(self._summary(whole, surprise, right))
 
     def _summary(self, text: str, surprise: Tensor, right: Tensor) -> str:
         if not text:
             return "Nothing to read: type something above."
-        count = f"{len(text):,} character{'s' * (len(text) != 1)}"
+        of = f"{LONGEST:,} of " if len(text) > LONGEST else ""
+        count = f"{of}{len(text):,} character{'s' * (len(text) != 1)}"
         if len(text) > COLUMNS * ROWS:
             count += f" ({COLUMNS * ROWS} shown)"
+        text = text[:LONGEST]
         quarter = max(1, len(text) // 4)
         first, last = surprise[:quarter].mean(), surprise[-quarter:].mean()
         numbers = f"{first:.2f} (first quarter), {last:.2f} (last)"
@@ -196,10 +201,14 @@ class SurpriseStrip(Explorer):
 
     def alt(self, text: str, theta: float, colour: str) -> str:
         """Describe the change of surprise from the first quarter to the last."""
-        text = text[:LONGEST]
-        surprise, right = self.read(text, theta, frozen=colour == FROZEN)
+        surprise, right = self.read(text[:LONGEST], theta, frozen=colour == FROZEN)
         step = f"θ = {theta:.2f}" if self.model is None else f"{self.unit} {theta:.2f}"
-        return f"A text coloured by {colour}, {step}: {self._summary(text, surprise, right)}"
+        cut = len(text) - LONGEST
+        more = f"; the last {cut:,} characters were cut off and not read" if cut > 0 else ""
+        lacking = sorted({c for c in text[: COLUMNS * ROWS] if c in self.grid.missing})
+        if lacking:
+            more += f"; □ stands for {len(lacking)} character{'s' * (len(lacking) > 1)} that no font here has"
+        return f"A text coloured by {colour}, {step}: {self._summary(text, surprise, right)}{more}"
 
 
 def _smooth(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipywidgets
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_rgb
 
 from titans_mini.kernels.interpret import Tape
 from titans_mini.viz import draw, figure, palette
@@ -29,6 +30,14 @@ class TileViewer(Explorer):
         "kernel that moves most."
     )
 
+    key = (
+        ("held now (each tensor in its colour)", palette.KEY),
+        ("moved earlier", tuple(0.68 + 0.32 * c for c in to_rgb(palette.KEY))),
+        ("not touched", palette.PAPER),
+        ("product", palette.SURPRISE),
+    )
+    key_on_cells = True
+
     def __init__(self, tapes: dict[str, Tape]):
         if not tapes or any(not tape.events for tape in tapes.values()):
             raise ValueError("got a tape without events, expected recorded runs: start the kernels inside recording(…)")
@@ -43,6 +52,7 @@ class TileViewer(Explorer):
         self.most = max(tape.bytes(name=name) for tape in tapes.values() for name in tape.names)
         last = {name: {"kernel": name, "event": self.longest} for name in tapes}
         self.presets = {f"{name}: all of it": values for name, values in last.items()}
+        self.compared = tuple(self.presets)[:3]
         super().__init__()
 
     def controls(self):
@@ -80,6 +90,7 @@ class TileViewer(Explorer):
             ax.remove()
         with matplotlib.rc_context(palette.style()):
             right = fig.add_subplot(grid[:2, half])
+        self.main = right
         colours = [COLOURS.get(name, palette.MUTED) for name in names]
         most = [max(tape.bytes(name=name) for tape in self.tapes.values()) for name in names]
         right.barh(range(len(names)), most, color="none", edgecolor=palette.MUTED, linewidth=0.8, linestyle="--")
