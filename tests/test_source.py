@@ -26,7 +26,7 @@ ROOMS = {
     "data": {"memory", "models"},
     "train": {"memory", "models", "data", "viz", "notebook"},
     "viz": {"memory", "models", "data", "notebook", "kernels"},
-    "exercises": {"memory", "models", "data", "train", "notebook", "kernels"},
+    "exercises": {"memory", "models", "data", "train", "notebook", "kernels", "testing"},
     "": {"memory", "models"},  # titans_mini itself: the public names
 }
 LAST_EQUATION = 35  # the paper's equations run from 1 to 35

@@ -43,6 +43,7 @@ from titans_mini.viz.draw.seismogram import Seismogram, seismogram
 from titans_mini.viz.draw.series import Bars, Line, Marker, bars, line, marker
 from titans_mini.viz.draw.text import TextGrid, text_grid, text_height
 from titans_mini.viz.draw.tiles import Tiles, tiles
+from titans_mini.viz.draw.twins import bill, reach_panels, twin_curves, twin_dots
 
 __all__ = [
     "Bars",
@@ -61,6 +62,7 @@ __all__ = [
     "architecture",
     "as_array",
     "bars",
+    "bill",
     "blame_board",
     "by_step",
     "chunk_bowl",
@@ -93,6 +95,7 @@ __all__ = [
     "pauses",
     "puzzle",
     "queue_and_coach",
+    "reach_panels",
     "reading_curves",
     "row_lengths",
     "scan_tree",
@@ -103,6 +106,8 @@ __all__ = [
     "text_grid",
     "text_height",
     "tiles",
+    "twin_curves",
+    "twin_dots",
     "two_stamps",
     "unit_tiles",
     "valley",
