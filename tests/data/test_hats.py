@@ -65,6 +65,34 @@ def test_passes_begin_with_an_empty_book():
     assert (said[-1, 1] - v).norm() < 0.2 * v.norm()
 
 
+def test_a_book_of_any_shape_reads_as_a_matrix_memory():
+    evenings = hats.party(range(2), visits=40)
+    k, v = evenings.visits
+    y, state = hats.read(hats.plain(30, 1), k, v, (0.1, 0.3))
+    said, book = hats.read_book(k, v[..., :4], (0.1, 0.3))
+    torch.testing.assert_close(said, y[..., :4])
+    torch.testing.assert_close(book, state.weights[0][..., :4])
+    assert torch.equal(hats.rails_named(None, evenings, (0.1,)), hats.rails_named(hats.plain(30, 1), evenings, (0.1,)))
+    with pytest.raises(ValueError, match="no momentum"):
+        hats.rails_named(None, evenings, (0.1,), eta=0.6)
+    pairs = hats.unrelated(4, 2)
+    empty, net = (hats.after_passes(which, *pairs, 3, (0.1, 0.3)) for which in (None, hats.plain(16, 1)))
+    torch.testing.assert_close(empty, net)
+
+
+def test_boards_show_the_best_step():
+    evening = hats.party([3], names=2, hats=2, rails=2, visits=300)
+    named, right = hats.best_boards(hats.plain(28, 2), evening, (0.001, 0.2))
+    assert named.shape == right.shape == (2, 2) and torch.equal(right.flatten(), evening.rails[0])
+    assert torch.equal(named, right)
+
+
+def test_recalled_counts_nearest_values_and_no_nan():
+    v = torch.eye(3)
+    said = torch.stack([2 * v, v.roll(1, 0), v * torch.nan])
+    assert hats.recalled(said, v).tolist() == [1, 0, 0]
+
+
 def test_digits_are_shuffled_and_labelled():
     keys, values, labels = hats.shuffled_digits(2, 30)
     assert keys.shape == values.shape == (2, 30, 64) and torch.equal(values.argmax(-1), labels)

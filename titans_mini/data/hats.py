@@ -106,17 +106,73 @@ def read(
 
 
 @torch.no_grad()
-def rails_named(net: MemoryNet, evenings: Party, steps: Sequence[float], eta: float = 0.0) -> Tensor:
-    """Read the evenings and ask for every guest at the end: the rail that is named, (S, evenings, G)."""
-    _, state = read(net, *evenings.visits, steps, eta)
+def read_book(k: Tensor, v: Tensor, steps: Sequence[float], book: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Let one matrix per step size read the same visits by the delta rule; keys may be wider than values.
+
+    Args:
+        k: (evenings, T, F) keys.
+        v: (evenings, T, E) values.
+        steps: S step sizes θ.
+        book: (S, evenings, F, E) of an earlier call; default empty.
+
+    Returns:
+        (S, evenings, T, E) what was said before each write, and the book.
+    """
+    theta = torch.tensor(steps, dtype=k.dtype)[:, None, None, None]
+    if book is None:
+        book = k.new_zeros(len(steps), len(k), k.shape[-1], v.shape[-1])
+    said = []
+    for key, value in zip(k.unbind(1), v.unbind(1), strict=True):
+        answer = key[:, None] @ book  # (S, evenings, 1, E)
+        said.append(answer[..., 0, :])
+        book = book - 2 * theta * key[..., None] * (answer - value[:, None])
+    return torch.stack(said, 2), book
+
+
+@torch.no_grad()
+def rails_named(net: MemoryNet | None, evenings: Party, steps: Sequence[float], eta: float = 0.0) -> Tensor:
+    """Read the evenings and ask for every guest at the end: the rail that is named, (S, evenings, G).
+
+    Args:
+        net: the memory's network; None is a matrix with one column per rail, for keys of any width.
+        evenings: what is read.
+        steps: S step sizes θ.
+        eta: the share of the last step that is kept; 0 without a network.
+    """
+    (k, v), rails = evenings.visits, evenings.rails.max() + 1
+    if net is None:
+        if eta:
+            raise ValueError(f"rails_named: got eta={eta} without a network, expected 0: such a book has no momentum")
+        return (evenings.keys @ read_book(k, v[..., :rails], steps)[1]).argmax(-1)
+    _, state = read(net, k, v, steps, eta)
     answers = net(state.weights, evenings.keys.expand(len(steps), *evenings.keys.shape))
-    return answers[..., : evenings.rails.max() + 1].argmax(-1)
+    return answers[..., :rails].argmax(-1)
+
+
+def best_boards(net: MemoryNet, evening: Party, steps: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Read one evening with each step size: the rails that the best names, and the right ones, (names, hats) each."""
+    named, right = rails_named(net, evening, steps)[:, 0], evening.rails[0]
+    best = named[(named == right).sum(-1).argmax()]
+    hats = evening.keys.shape[-1] - 26  # the letters come first
+    return best.view(-1, hats), right.view(-1, hats)
 
 
 def at_its_best(
-    net: MemoryNet, practice: Party, judged: Party, steps: Sequence[float] = STEPS, etas: Sequence[float] = (0.0, 0.6)
+    net: MemoryNet | None,
+    practice: Party,
+    judged: Party,
+    steps: Sequence[float] = STEPS,
+    etas: Sequence[float] = (0.0, 0.6),
 ) -> float:
-    """Choose θ and η on some evenings; return the share of guests who get their coat on others."""
+    """Choose θ and η on some evenings; return the share of guests who get their coat on others.
+
+    Args:
+        net: the memory's network, or None, as in `rails_named`.
+        practice: the evenings on which θ and η are chosen.
+        judged: the other evenings.
+        steps: step sizes θ to choose from.
+        etas: values of η to choose from.
+    """
     best = (-1.0, 0.0, 0.0)
     for eta in etas:
         shares = (rails_named(net, practice, steps, eta) == practice.rails).float().mean((1, 2))
@@ -178,11 +234,11 @@ def unrelated(pairs: int, runs: int, dim: int = 16) -> Tensor:
 
 
 @torch.no_grad()
-def after_passes(net: MemoryNet, k: Tensor, v: Tensor, passes: int, steps: Sequence[float]) -> Tensor:
+def after_passes(net: MemoryNet | None, k: Tensor, v: Tensor, passes: int, steps: Sequence[float]) -> Tensor:
     """Show all pairs again and again, each time in a new order, and ask for all of them after every pass.
 
     Args:
-        net: the memory's network.
+        net: the memory's network; None is an empty matrix, for keys wider than the values.
         k: (runs, pairs, D) keys.
         v: (runs, pairs, D) values.
         passes: how often the pairs are shown.
@@ -191,13 +247,31 @@ def after_passes(net: MemoryNet, k: Tensor, v: Tensor, passes: int, steps: Seque
     Returns:
         (passes + 1, S, runs, pairs, D) the answers, from before the first pass on.
     """
-    generator, state = torch.Generator().manual_seed(1), net.init_state(len(steps), len(k))
+    generator = torch.Generator().manual_seed(1)
+    orders = [torch.randperm(k.shape[1], generator=generator) for _ in range(passes)]
+    if net is None:
+        book = k.new_zeros(len(steps), len(k), k.shape[-1], v.shape[-1])
+        said = [k @ book]
+        for order in orders:
+            _, book = read_book(k[:, order], v[:, order], steps, book)
+            said.append(k @ book)
+        return torch.stack(said)
+    state = net.init_state(len(steps), len(k))
     said = [net(state.weights, k)]
-    for _ in range(passes):
-        order = torch.randperm(k.shape[1], generator=generator)
+    for order in orders:
         _, state = read(net, k[:, order], v[:, order], steps, state=state)
         said.append(net(state.weights, k))
     return torch.stack(said)
+
+
+def recalled(said: Tensor, v: Tensor) -> Tensor:
+    """Return the share of answers said (…, pairs, D) that lie nearest to their own value v (pairs, D) in direction.
+
+    A memory with a NaN recalls nothing.
+    """
+    nearest = (F.normalize(said, dim=-1) @ v.mT).argmax(-1)
+    share = (nearest == torch.arange(v.shape[-2])).float().mean(-1)
+    return share * said.isfinite().flatten(-2).all(-1)
 
 
 def practised_loss(tables: Tensor, passes: int, theta: float = 0.05) -> float:

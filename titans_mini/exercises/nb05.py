@@ -7,9 +7,11 @@ from titans_mini.exercises import Exercise
 gelu = torch.nn.functional.gelu
 
 
-def ask_mlp(W1, W2, x):
-    """M(x) of a two-layer memory with GELU: W1 (D, hidden), W2 (hidden, D), x (T, D) -> (T, D)."""
-    return torch.nn.functional.gelu(x @ W1) @ W2
+def ask_deep(layers, x):
+    """M(x) with GELU between the layers: a list of L ≥ 1 matrices, the first (D, ·), the last (·, D); x (T, D)."""
+    for W in layers[:-1]:
+        x = torch.nn.functional.gelu(x @ W)
+    return x @ layers[-1]
 
 
 def deep_evening(W1, W2, keys, values, theta):
@@ -41,7 +43,8 @@ def _randn(seed):
 
 def _ask_cases(seed):
     randn = _randn(seed)
-    return [(randn(d, h), randn(h, d), randn(t, d)) for d, h, t in ((3, 6, 4), (2, 5, 1), (4, 3, 7))]
+    sizes = ((3, 6, 3), (4, 5, 3, 4), (3, 3))
+    return [([randn(i, o) for i, o in zip(s[:-1], s[1:], strict=True)], randn(5, s[0])) for s in sizes]
 
 
 def _evening_cases(seed):
@@ -58,6 +61,18 @@ def _each_cases(seed):
 def _table_cases(seed):
     randn = _randn(seed)
     return [(randn(m, n) + 0.5,) for m, n in ((2, 2), (3, 5), (6, 4))]
+
+
+def _ask(act=gelu, before=lambda x: x, after=lambda y: y, keep=0):
+    """Ask with one mistake in it; `keep` times the input is added to the answer."""
+
+    def ask_deep(layers, x):
+        y = before(x)
+        for W in layers[:-1]:
+            y = act(y @ W)
+        return after(y @ layers[-1]) + keep * x
+
+    return ask_deep
 
 
 def _evening(slope=lambda z, h: 1 - h**2, factor=2.0, layers=(1, 1), order="together"):
@@ -81,45 +96,98 @@ def _evening(slope=lambda z, h: 1 - h**2, factor=2.0, layers=(1, 1), order="toge
     return deep_evening
 
 
+def _tanh_answer(W1, W2, keys, values, theta):
+    """Write an evening into tanh(tanh(x W1) W2)."""
+    for k, v in zip(keys, values, strict=True):
+        h = torch.tanh(k @ W1)
+        y = torch.tanh(h @ W2)
+        delta2 = 2 * (y - v) * (1 - y**2)
+        delta1 = (W2 @ delta2) * (1 - h**2)
+        W1, W2 = W1 - theta * torch.outer(k, delta1), W2 - theta * torch.outer(h, delta2)
+    return W1, W2
+
+
+def _old_layers(W1, W2, keys, values, theta):
+    """Measure every visit at the layers of the evening's start."""
+    ends = [deep_evening(W1, W2, k[None], v[None], theta) for k, v in zip(keys, values, strict=True)]
+    return tuple(W + sum(end[i] - W for end in ends) for i, W in enumerate((W1, W2)))
+
+
+def _asked_again(W1, W2, keys, values, theta):
+    """Write the second layer, ask again, and write the first."""
+    for k, v in zip(keys, values, strict=True):
+        h = torch.tanh(k @ W1)
+        W2 = W2 - theta * torch.outer(h, 2 * (h @ W2 - v))
+        W1 = W1 - theta * torch.outer(k, (W2 @ (2 * (h @ W2 - v))) * (1 - h**2))
+    return W1, W2
+
+
+def _best_product(table):
+    """Take the best product of a number per name and a number per hat off, not the best sum."""
+    U, S, Vh = torch.linalg.svd(table, full_matrices=False)
+    return (table - S[0] * torch.outer(U[:, 0], Vh[0])).square().mean()
+
+
+def _rest(table):
+    return table - table.mean(1, keepdim=True) - table.mean(0, keepdim=True) + table.mean()
+
+
 EXERCISES = (
     Exercise(
         name="05.1",
-        title="Ask a memory of two layers",
+        title="Ask a deep memory",
         difficulty="easy",
         minutes=5,
         points=1,
-        solution=ask_mlp,
+        solution=ask_deep,
         cases=_ask_cases,
         mutants={
             "no σ": (
-                lambda W1, W2, x: x @ W1 @ W2,
-                "σ is missing. Two matrices in a row are one matrix: nothing is gained over lesson 01.",
+                _ask(act=lambda z: z),
+                "σ is missing. Matrices in a row are one matrix: nothing is gained over lesson 01.",
             ),
             "σ on the answer": (
-                lambda W1, W2, x: gelu(gelu(x @ W1) @ W2),
+                _ask(after=gelu),
                 "σ stands after the last layer as well. Answers must be free to be negative: σ only between layers.",
             ),
+            "σ on the answer alone": (
+                _ask(act=lambda z: z, after=gelu),
+                "σ stands after the last layer alone, so that the layers still follow each other directly. It belongs "
+                "between them.",
+            ),
             "σ on the input": (
-                lambda W1, W2, x: gelu(x) @ W1 @ W2,
+                _ask(before=gelu),
+                "σ acts on the input too. A key goes into the first layer as it is; σ stands between layers.",
+            ),
+            "σ on the input alone": (
+                _ask(act=lambda z: z, before=gelu),
                 "σ acts on the input. The matrices then still follow each other directly; put it between them.",
             ),
-            "transposed": (
-                lambda W1, W2, x: gelu(x @ W2.mT) @ W1.mT,
-                "The layers are in the wrong order, transposed: W₁ meets the input, x @ W1, as rows times matrix.",
+            "added to the input": (
+                _ask(keep=1),
+                "You added the input to the answer. That is the residual of section 4; this memory has none.",
             ),
             "relu": (
-                lambda W1, W2, x: torch.relu(x @ W1) @ W2,
+                _ask(act=torch.relu),
                 "You used ReLU; this memory uses GELU, `torch.nn.functional.gelu`.",
             ),
+            "silu": (
+                _ask(act=torch.nn.functional.silu),
+                "You used SiLU; this memory uses GELU, `torch.nn.functional.gelu`.",
+            ),
+            "tanh": (
+                _ask(act=torch.tanh),
+                "You used tanh; this memory uses GELU, `torch.nn.functional.gelu`.",
+            ),
             "tanh GELU": (
-                lambda W1, W2, x: gelu(x @ W1, approximate="tanh") @ W2,
+                _ask(act=lambda z: gelu(z, approximate="tanh")),
                 "That is the approximation of GELU by a tanh. The memory uses the exact one, PyTorch's default.",
             ),
         },
         hints=(
-            "Row vectors: a layer is `x @ W`, from the left to the right.",
-            "h = σ(x W₁), then h W₂. Nothing after that.",
-            "σ is `torch.nn.functional.gelu`.",
+            "Row vectors: a layer is `x @ W`, and the list is read from the left to the right.",
+            "σ stands between two layers. With L layers there are L − 1 such places, and with one layer none.",
+            "Loop over `layers[:-1]` with σ after each, and end with `x @ layers[-1]`.",
         ),
         why="One crease between two matrices is all that separates a deep memory from a matrix.",
     ),
@@ -164,6 +232,32 @@ EXERCISES = (
                 "W₁ was written, and then the memory was asked again for W₂. Ask once: both gradients are taken at "
                 "the old layers.",
             ),
+            "second first, asked again": (
+                _asked_again,
+                "W₂ was written, and then the memory was asked again for W₁. Ask once: both gradients are taken at "
+                "the old layers.",
+            ),
+            "uphill": (
+                _evening(factor=-2.0),
+                "You stepped along the surprise, and the loss grows. The memory steps against it: W − θ∇ℓ.",
+            ),
+            "tanh of the answer": (
+                _tanh_answer,
+                "You put a tanh on the answer too. It stands between the layers only; the answer is h W₂ as it is.",
+            ),
+            "the layers of the start": (
+                _old_layers,
+                "Every visit is measured at the layers of the evening's start. Each write must be seen by the next "
+                "visit: ask with the new layers.",
+            ),
+            "one visit": (
+                lambda W1, W2, keys, values, theta: deep_evening(W1, W2, keys[:1], values[:1], theta),
+                "Only the first visit was written. Does your `return` stand inside the loop?",
+            ),
+            "no θ": (
+                lambda W1, W2, keys, values, theta: deep_evening(W1, W2, keys, values, 1.0),
+                "θ is missing: both stamps are printed at full strength.",
+            ),
             "only the first layer": (
                 _evening(layers=(1, 0)),
                 "W₂ stayed as it was. A write changes every layer.",
@@ -192,12 +286,13 @@ EXERCISES = (
         mutants={
             "sum": (
                 lambda M, k, v: surprise_each(M, k, v).sum(0).expand_as(M),
-                "Everyone gets the sum over the counters: a guest of one writes into all books. Keep the b in the "
-                "result.",
+                "The pace is right now, but every book gets the sum over all counters: a guest of one still writes "
+                "into all of them. Which letter is missing in the result?",
             ),
             "mean": (
                 lambda M, k, v: surprise_each(M, k, v).mean(0).expand_as(M),
-                "Everyone gets the mean over the counters: still one surprise for all books. Keep the b in the result.",
+                "Both symptoms are still there: all books receive one and the same surprise, and with B counters it is "
+                "each guest's, divided by B.",
             ),
             "divided by B": (
                 lambda M, k, v: surprise_each(M, k, v) / len(k),
@@ -207,6 +302,11 @@ EXERCISES = (
             "factor 2": (
                 lambda M, k, v: surprise_each(M, k, v) / 2,
                 "A factor 2 is missing: ℓ is a square without ½.",
+            ),
+            "everybody's error": (
+                lambda M, k, v: 2 * k[:, :, None] * (torch.einsum("bd,bde->be", k, M) - v).sum(0),
+                "Each key meets everybody's error: a letter that stands in only one of the two factors is summed over "
+                "as well.",
             ),
             "first memory": (
                 lambda M, k, v: surprise_each(M[:1].expand_as(M), k, v),
@@ -249,6 +349,27 @@ EXERCISES = (
                 lambda t: (t - t.mean(1, keepdim=True) - t.mean(0, keepdim=True)).square().mean(),
                 "The mean of the whole table is in the names' votes and in the hats' votes, so you took it off twice: "
                 "add it back once.",
+            ),
+            "halved votes": (
+                lambda t: (t - (t.mean(1, keepdim=True) + t.mean(0, keepdim=True)) / 2).square().mean(),
+                "You took the average of the two votes. The book adds them up, and counts the mean of the table once.",
+            ),
+            "best product": (
+                _best_product,
+                "You took off the best table of rank one, a product of a number per name and a number per hat. Votes "
+                "are added, not multiplied.",
+            ),
+            "unbiased": (
+                lambda t: _rest(t).var(),
+                "`var` divides by one less than the number of guests. The mean of the squares is asked for.",
+            ),
+            "variance": (
+                lambda t: t.var(),
+                "That is the variance of the whole table. Take off first what the votes of names and hats explain.",
+            ),
+            "absolute": (
+                lambda t: _rest(t).abs().mean(),
+                "The loss is a square, not an absolute value.",
             ),
             "sum": (
                 lambda t: beyond_votes(t) * t.numel(),

@@ -139,7 +139,7 @@ def fold_sheet(ax, guests: Sequence[str], hidden, answers, units: Sequence[str])
     for j, unit in enumerate(units):
         ax.text(first + (j + 0.5) * wide, upper + 0.13, unit, **small, color=ink)
     ax.text(last + wide / 2, upper + 0.13, "says", **small, color=ink)
-    ax.text(5.75, 0.12, "h₁ and h₂ are the two sides\nof the crease", **small, color=ink)
+    ax.text(5.75, 0.12, "h₁, h₂: the two sides of the\ncrease; h₃: the constant", **small, color=ink)
 
 
 def _guest(ax, where, answer: float) -> None:
@@ -207,9 +207,9 @@ def two_stamps(ax, key, hidden, delta1, delta2, weights) -> None:
     column = 3.95
     cells(ax, weights, column, 1.5, edge=page_mark(ax, MEMORY), limit=limit, digits=0, cell=size)
     ax.text(column + size[0] / 2, 1.5 - len(weights) * size[1] - 0.14, "W₂", **word, fontsize=SMALL)
-    ax.text(3.55, 2.12, "the blame goes back through W₂", **word, fontsize=SMALL)
+    ax.text(3.92, 2.12, "the blame goes back through W₂", **word, fontsize=SMALL)
     ax.text(3.3, 1.05, "… and stops\nwhere a unit\nwas off", **word, fontsize=SMALL)
-    ax.text(3.6, 0.1, "each stamp: what came in (rows) × what is to blame (columns)", **word, fontsize=SMALL)
+    ax.text(3.6, 0.1, "each stamp: what came in (rows) × the blame (columns)", **word, fontsize=SMALL)
 
 
 def by_step(ax, steps: Sequence[float], scores: Mapping[str, Sequence[float]], looks: Mapping[str, tuple]) -> list[str]:

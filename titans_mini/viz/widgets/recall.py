@@ -10,7 +10,7 @@ from titans_mini.viz.draw import as_array
 from titans_mini.viz.screen import on_cells
 from titans_mini.viz.widgets.explorer import Explorer
 
-STYLES = ("--", "-", "-", ":")
+STYLES = ("--", "-.", "-", ":")
 COLOURS = (palette.MUTED, palette.KEY, palette.MEMORY, palette.MEMORY)  # a matrix, a wider key, then networks
 
 
