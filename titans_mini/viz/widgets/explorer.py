@@ -291,7 +291,7 @@ class Explorer:
             ax.set_title(name, fontsize=8.5)
         fig.text(0.1 / wide, 0.07 / height, MOVE_IT, fontsize=8.5, style="italic", color=MUTED)
         below = np.asarray(Image.open(io.BytesIO(png(fig, DPI, colours=None))).convert("RGB"))
-        return shrink(quick_png(np.concatenate([*rows, below[:, :width]])), colours=128)  # the live picture keeps all
+        return shrink(quick_png(np.concatenate([*rows, below[:, :width]])), colours=64)  # the live picture keeps all
 
     def _cut_out(self, values: dict) -> np.ndarray:
         """Return the main axes at `values`, without what is around them."""
