@@ -20,7 +20,7 @@ COMMANDS = {
     "speed_cpu": "python -m benchmarks --json assets/results/speed_cpu.json",
     "stream_cpu": "python -m benchmarks.stream",
     "readers_cpu": "python -m benchmarks.models --readers",
-    "widgets_cpu": "python -m benchmarks.widgets",
+    "widgets_cpu": "TITANS_FAST=1 OMP_NUM_THREADS=1 python -m benchmarks.widgets",
     "kernels_gpu": "python -m benchmarks.gpu",
     "kernels_compiled": "python -m tests.kernels.compiling",
     "remember_needle": "make results",
